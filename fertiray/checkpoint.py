@@ -1,0 +1,275 @@
+"""The checkpoint folder: ``weights.safetensors``, ``meta.json`` and a model card; nothing pickled.
+
+The folder holds all that scoring needs: the architecture and its arguments, the classes in the
+order of the logits, the preprocessing, the operating threshold and the sensitivity and specificity
+measured on the validation set. It may lie on local disk or on S3.
+
+``meta.json`` names the SHA-256 of the weights, and the weights carry a copy of the description in
+their header, so a change of either file is noticed and named. It is a check against accidents and
+hand edits, not a signature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from fertiray import config, storage
+from fertiray.errors import InputError
+from fertiray.model_card import model_card
+from fertiray.models.preprocess import Preprocessing
+from fertiray.models.registry import MODELS, build_model
+from fertiray.models.weights import settled_args
+
+WEIGHTS, META, CARD = "weights.safetensors", "meta.json", "README.md"
+FORMAT = 1
+
+Task = Literal["zona", "morphology", "viability", "grading"]
+
+
+@dataclass(frozen=True)
+class Operating:
+    """The operating point of the positive class against all others, on the validation set.
+
+    Attributes:
+        threshold: a crop is positive when its probability is at least this.
+        sensitivity: share of positive crops called positive, in [0, 1].
+        specificity: share of other crops not called positive, in [0, 1].
+        n_positive: positive crops behind the sensitivity.
+        n_negative: other crops behind the specificity.
+        sensitivity_sd: standard deviation of the sensitivity between validation patients.
+        specificity_sd: the same for the specificity.
+        n_patients: validation patients; 0 where they are not known.
+    """
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+    n_positive: int
+    n_negative: int
+    sensitivity_sd: float = 0.0
+    specificity_sd: float = 0.0
+    n_patients: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("threshold", "sensitivity", "specificity"),
+            *("sensitivity_sd", "specificity_sd"),
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if min(self.n_positive, self.n_negative) < 1:
+            raise ValueError("n_positive and n_negative must be at least 1")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What ``meta.json`` holds.
+
+    Attributes:
+        name: the name under which scores of this checkpoint are reported.
+        paper: key of the paper whose protocol trained it.
+        model: registered name of the network.
+        model_args: the network's own arguments.
+        task: ``zona`` (binding), ``morphology``, ``viability`` or ``grading``.
+        classes: class names in the order of the logits.
+        tasks: of a multi-task network, the class names of every task in the order of its heads;
+            ``classes``, ``positive`` and ``operating`` are then those of the first one.
+        positive: the class that a patient's fraction counts.
+        preprocessing: from crop to network input.
+        operating: the operating point on the validation set.
+        metrics: validation metrics by name.
+        config: the training configuration.
+        data_digest: identifies the training images and labels.
+        weights_sha256: of ``weights.safetensors``.
+        provenance: versions, commit, command and date.
+        format: version of this layout.
+    """
+
+    name: str
+    paper: str
+    model: str
+    task: Task
+    classes: tuple[str, ...]
+    positive: str
+    preprocessing: Preprocessing
+    operating: Operating
+    data_digest: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format} is not {FORMAT}: written by another version")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be two or more different names, got {self.classes}")
+        if self.positive not in self.classes:
+            raise ValueError(f"positive class {self.positive!r} is not one of {self.classes}")
+        if self.tasks and next(iter(self.tasks.values())) != self.classes:
+            raise ValueError(f"classes {self.classes} are not those of the first of {self.tasks}")
+
+
+def save(folder: str, model: nn.Module, meta: Meta) -> Meta:
+    """Writes the checkpoint folder; ``meta.json`` comes last, so a folder with it is whole.
+
+    Args:
+        folder: local path or ``s3://`` URI.
+        model: the trained network; its state is stored as it is, on the CPU.
+        meta: everything else; ``weights_sha256`` is filled in, and ``model_args`` gains what the
+            pretrained weights settled about the architecture.
+
+    Returns:
+        The description as written.
+
+    Raises:
+        InputError: a weight is not a finite number.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _require_finite(state, folder)
+    meta = dataclasses.replace(
+        meta, model_args={**meta.model_args, **settled_args(model)}, weights_sha256=""
+    )
+    copy = json.dumps(dataclasses.asdict(meta), allow_nan=False)
+    weights = save_tensors(state, metadata={META: copy})
+    meta = dataclasses.replace(meta, weights_sha256=hashlib.sha256(weights).hexdigest())
+    storage.write_bytes(storage.join(folder, WEIGHTS), weights)
+    description = dataclasses.asdict(meta)
+    storage.write_bytes(storage.join(folder, CARD), model_card(description, model).encode())
+    text = json.dumps(description, indent=2, allow_nan=False)
+    storage.write_bytes(storage.join(folder, META), text.encode())
+    return meta
+
+
+def read_meta(folder: str) -> Meta:
+    """The description of a checkpoint, without its weights.
+
+    Raises:
+        InputError: no checkpoint there, or its description is not usable; the message says why.
+    """
+    return config.load(Meta, _read_description(folder), storage.join(folder, META))
+
+
+def _read_description(folder: str) -> dict[str, Any]:
+    where = storage.join(folder, META)
+    if not storage.exists(where):
+        raise InputError(f"{folder}: no checkpoint here ({META} is missing); train one first")
+    try:
+        values = json.loads(storage.read_bytes(where))
+    except ValueError as error:
+        raise InputError(
+            f"{where}: not readable as JSON ({error}); copy the folder again"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: must hold a JSON object; copy the folder again")
+    return values
+
+
+def load(folder: str) -> tuple[nn.Module, Meta]:
+    """The network in evaluation mode on the CPU, and its description.
+
+    Raises:
+        InputError: a missing, truncated, tampered or mismatched file; the message says what
+            differs.
+    """
+    description = _read_description(folder)
+    meta = config.load(Meta, description, storage.join(folder, META))
+    where = storage.join(folder, WEIGHTS)
+    weights = storage.read_bytes(where)
+    found = hashlib.sha256(weights).hexdigest()
+    if found != meta.weights_sha256:
+        raise InputError(
+            f"{where}: SHA-256 {found[:12]}... is not the {meta.weights_sha256[:12]}... that"
+            f" {META} names: truncated or altered; copy the folder again"
+        )
+    try:
+        state = load_tensors(weights)
+    except SafetensorError as error:
+        raise InputError(f"{where}: not a safetensors file ({error})") from error
+    spec = MODELS.get(meta.model)
+    args = dict(meta.model_args)
+    if spec is not None and spec.pretrained:
+        args["pretrained"] = False
+    if meta.tasks:
+        args["tasks"] = {task: len(classes) for task, classes in meta.tasks.items()}
+    model = build_model(
+        meta.model,
+        len(meta.classes),
+        in_channels=meta.preprocessing.channels,
+        size=meta.preprocessing.size,
+        args=args,
+    )
+    _load_state(model, state, where)
+    _require_finite(state, where)
+    _compare(description, weights, folder)
+    return model.eval(), meta
+
+
+def _load_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    expected = model.state_dict()
+    differences = [f"{key} is missing" for key in expected if key not in state]
+    differences += [f"{key} is not expected" for key in state if key not in expected]
+    differences += [
+        f"{key} is {tuple(state[key].shape)} for {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if differences:
+        shown = "; ".join(differences[:3])
+        raise InputError(f"{where}: does not fit the architecture in {META}: {shown}")
+    model.load_state_dict(state)
+
+
+def _require_finite(state: dict[str, torch.Tensor], where: str) -> None:
+    for key, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(
+                f"{where}: {key} holds NaN or infinity: the training diverged; train again with a"
+                " lower learning rate"
+            )
+
+
+def _compare(description: dict[str, Any], weights: bytes, folder: str) -> None:
+    """Raises where ``meta.json`` is not what was saved with the weights, naming what differs."""
+    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+    copy = header.get("__metadata__", {}).get(META)
+    if copy is None:
+        raise InputError(
+            f"{storage.join(folder, WEIGHTS)}: carries no copy of {META}, so the two cannot be"
+            " checked against each other; save the checkpoint again"
+        )
+    now, saved = _flat({**description, "weights_sha256": ""}), _flat(json.loads(copy))
+    differences = [
+        f"{key} is {now.get(key)!r}, saved as {saved.get(key)!r}"
+        for key in sorted(now.keys() | saved.keys())
+        if now.get(key) != saved.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{storage.join(folder, META)}: altered after it was saved:"
+            f" {'; '.join(differences[:3])}; copy the folder again"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted names, as ``--set`` writes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

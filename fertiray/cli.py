@@ -1,0 +1,373 @@
+"""The ``fertiray`` command: each verb reads its arguments, calls one function and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fertiray import console
+from fertiray.console import Result, show
+from fertiray.errors import InputError
+
+# Typer carries click within itself since 0.26, so its classes are reached through typer's own.
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="fertiray",
+    help="Train, compare and bulk-score the deep-learning models of reproductive medicine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Synthetic cohorts and data checks.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(help="Regular expression on the file name; its first group is the patient."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Parallel workers; by default one a core.")
+]
+Checkpoints = Annotated[
+    list[str], typer.Option("--checkpoint", help="Checkpoint folder; repeat for several in a pass.")
+]
+Local = Annotated[bool, typer.Option("--local", help="Without Ray, in this process.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run stopped.")
+]
+VerdictBasis = Annotated[
+    Literal["prevalence", "fraction"],
+    typer.Option(help="What the verdict follows: corrected prevalence, or the raw fraction."),
+]
+Record = Annotated[
+    bool, typer.Option("--record", help="Write the result of record below dashboards/results.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster; by default a local one.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage or unusable input."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except InputError as error:
+        console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except UsageError as error:
+        where = error.ctx.command_path if error.ctx else "fertiray"
+        message = f"{where}: {error.format_message()} (see {where} --help)"
+        console.notices.print(message, style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        console.notices.print("fertiray: interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@app.command()
+def doctor(json: Json = False) -> int:
+    """Say what is here, what is missing, and how to get it."""
+    from fertiray.doctor import examine
+
+    with console.stdout_kept_clean():
+        found = examine()
+    rows = [[c["name"], c["state"], c["found"], c["remedy"]] for c in found["checks"]]
+    table = console.table("check", "state", "found", "what to do", rows=rows)
+    show(Result(found, table), as_json=json)
+    return 0 if found["ok"] else 1
+
+
+@data_app.command("synth")
+def data_synth(
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    patients: Annotated[int, typer.Option(help="Number of patients.")],
+    crops: Annotated[int, typer.Option(help="Sperm heads of each patient.")],
+    seed: Annotated[int, typer.Option(help="Names the cohort.")] = 0,
+    kind: Annotated[
+        Literal["crops", "fields"], typer.Option("--as", help="Head crops or whole smear fields.")
+    ] = "crops",
+    fraction: Annotated[
+        float | None, typer.Option(help="Bound fraction of every patient, for training sets.")
+    ] = None,
+    stain: Annotated[Literal["blue", "pink", "mixed"], typer.Option(help="Look.")] = "blue",
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Write a synthetic cohort with known truth."""
+    from fertiray.data.synthetic import synth_crops, synth_fields
+
+    make = synth_crops if kind == "crops" else synth_fields
+    with console.stdout_kept_clean(), console.progress("drawing", "images") as progress:
+        truth = make(
+            out,
+            patients=patients,
+            crops=crops,
+            seed=seed,
+            fractions=fraction,
+            stain=stain,
+            workers=workers or _cores(),
+            progress=progress,
+        )
+    rows = [
+        [p["patient_id"], p["group"], p["n"], f"{p['truth_bound_fraction']:.2%}"]
+        for p in truth["patients"]
+    ]
+    table = console.table("patient", "group", "heads", "bound", rows=rows)
+    show(Result({**truth, "out": out}, table), as_json=json)
+
+
+@data_app.command("eval-segmentation")
+def data_eval_segmentation(
+    folder: Annotated[
+        str, typer.Argument(help="Annotated fields, or class folders with --single.")
+    ],
+    only: Annotated[str | None, typer.Option(help="Regular expression: these files only.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Regular expression: not these.")] = None,
+    single: Annotated[bool, typer.Option("--single", help="One head an image.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare segmented heads with annotated ones: precision, recall, F1, IoU, seconds a field."""
+    from fertiray.evaluation.segmentation import evaluate_fields, evaluate_single
+
+    with console.stdout_kept_clean():
+        if single:
+            values = evaluate_single(folder)
+        else:
+            values = evaluate_fields(folder, only=only, exclude=exclude)
+    show(Result(values), as_json=json)
+
+
+@app.command()
+def segment(
+    fields: Annotated[str, typer.Argument(help="Folder, patient/slide/field tree, or s3:// URI.")],
+    out: Annotated[str, typer.Option(help="Crop store to write.")],
+    group_by: GroupBy = None,
+    single: Annotated[bool, typer.Option("--single", help="One head an image.")] = False,
+    labels: Annotated[
+        Literal["none", "heads", "folder"],
+        typer.Option(help="Label crops from heads.csv, or from class folders."),
+    ] = "none",
+    head_length: Annotated[
+        float | None, typer.Option(help="Median head length in pixels; by default estimated.")
+    ] = None,
+    workers: Workers = None,
+    resume: Resume = True,
+    json: Json = False,
+) -> None:
+    """Cut aligned head crops out of stained smear fields."""
+    from fertiray.data.extract import segment_store
+
+    with console.stdout_kept_clean(), console.progress("segmenting", "fields") as progress:
+        values = segment_store(
+            fields,
+            out,
+            group_by=group_by,
+            workers=workers or _cores(),
+            single=single,
+            labels=None if labels == "none" else labels,
+            head_length=head_length,
+            progress=progress,
+            resume=resume,
+        )
+    show(Result(values), as_json=json)
+
+
+@app.command()
+def ingest(
+    crops: Annotated[str, typer.Argument(help="Tree patient/slide/image, local or s3://.")],
+    out: Annotated[str, typer.Option(help="Crop store to write.")],
+    group_by: GroupBy = None,
+    resume: Resume = True,
+    json: Json = False,
+) -> None:
+    """Turn a folder tree of head crops into a crop store."""
+    from fertiray.data.ingest import ingest as run_ingest
+
+    with console.stdout_kept_clean(), console.progress("ingesting", "images") as progress:
+        values = run_ingest(crops, out, group_by=group_by, progress=progress, resume=resume)
+    show(Result(values), as_json=json)
+
+
+@app.command()
+def train(
+    paper: Annotated[str, typer.Argument(help="Key of the paper.")],
+    data: Annotated[str, typer.Option(help="Labelled folder or labelled crop store.")],
+    out: Annotated[str, typer.Option(help="Checkpoint folder to write.")],
+    model: Annotated[str | None, typer.Option(help="One of the paper's models.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, over the paper's recipe.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Train one model of a paper."""
+    from fertiray import config
+    from fertiray.papers import PAPERS
+    from fertiray.training.train import train as run_train
+
+    if paper not in PAPERS:
+        raise InputError(f"paper {paper!r} is unknown; choose one of: {', '.join(PAPERS)}")
+    recipe = config.override(PAPERS[paper].config(model), settings or [])
+
+    def report(epoch: Any) -> None:
+        console.notices.print(
+            f"epoch {epoch.epoch}/{recipe.epochs}: training loss {epoch.training_loss:.4f},"
+            f" validation loss {epoch.validation_loss:.4f}, accuracy"
+            f" {epoch.validation_accuracy:.3f}",
+            markup=False,
+        )
+
+    with console.stdout_kept_clean():
+        values = run_train(PAPERS[paper], recipe, data, out, device=device, report=report)
+    rows = [[name, f"{value:.4g}"] for name, value in values["metrics"].items()]
+    show(Result(values, console.table("validation", "value", rows=rows)), as_json=json)
+
+
+@app.command()
+def score(
+    store: Annotated[str, typer.Argument(help="Crop store, local or s3://.")],
+    checkpoint: Checkpoints,
+    out: Annotated[str, typer.Option(help="Run folder, local or s3://.")],
+    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    workers: Workers = None,
+    local: Local = False,
+    resume: Resume = True,
+    verdict_on: VerdictBasis = "prevalence",
+    note: Annotated[list[str] | None, typer.Option(help="A caution for the report.")] = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Score every crop of a store, patient by patient, and write the report."""
+    from fertiray.pipeline import runner
+    from fertiray.scoring.run import score as run_score
+    from fertiray.scoring.shards import ScoringJob
+
+    job = ScoringJob(store, tuple(checkpoint), out, device=device, engine=engine)
+    with console.stdout_kept_clean(), console.progress("scoring", "crops") as progress:
+        values = run_score(
+            job,
+            runner(local=local, address=address),
+            workers=workers or _cores(),
+            resume=resume,
+            verdict_on=verdict_on,
+            notes=note or [],
+            progress=progress,
+        )
+    show(Result(values), as_json=json)
+
+
+@app.command("run")
+def run_command(
+    fields: Annotated[str, typer.Argument(help="Folder, patient/slide/field tree, or s3:// URI.")],
+    checkpoint: Checkpoints,
+    out: Annotated[str, typer.Option(help="Run folder.")],
+    group_by: GroupBy = None,
+    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    workers: Workers = None,
+    local: Local = False,
+    resume: Resume = True,
+    verdict_on: VerdictBasis = "prevalence",
+    note: Annotated[list[str] | None, typer.Option(help="A caution for the report.")] = None,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Segment, score, aggregate and report: from stained fields to each patient's number."""
+    from fertiray.pipeline import run_fields
+
+    with console.stdout_kept_clean():
+        values = run_fields(
+            fields,
+            checkpoint,
+            out,
+            group_by=group_by,
+            engine=engine,
+            device=device,
+            workers=workers or _cores(),
+            local=local,
+            address=address,
+            resume=resume,
+            verdict_on=verdict_on,
+            notes=note or [],
+        )
+    show(Result(values), as_json=json)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    json: Json = False,
+) -> None:
+    """Write a run's HTML report and CSV tables again."""
+    from fertiray.scoring.report import write_report
+
+    show(Result({"report": write_report(run)}), as_json=json)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder to work in.")] = "runs/demo",
+    real: Annotated[bool, typer.Option("--real", help="Real fields, from FERTIRAY_DATA.")] = False,
+    seed: Annotated[int, typer.Option(help="Names the synthetic cohort.")] = 0,
+    workers: Workers = None,
+    local: Local = False,
+    record: Record = False,
+    json: Json = False,
+) -> None:
+    """Show the whole path, on a synthetic cohort with known truth or on real smear fields."""
+    from fertiray.demo import real_demo, synthetic_demo
+    from fertiray.evaluation import results
+
+    run_demo = real_demo if real else synthetic_demo
+    with console.stdout_kept_clean():
+        result = run_demo(Path(out), seed=seed, workers=workers or _cores(), local=local)
+        if record:
+            name = "real_smear" if real else "demo"
+            data_digest = result.values["data_digest"]
+            results.record(name, result.values, seed=seed, data_digest=data_digest)
+    show(result, as_json=json)
+
+
+@app.command("results")
+def results_command(
+    readme: Annotated[Path, typer.Argument(help="File whose marked tables are written anew.")],
+    json: Json = False,
+) -> None:
+    """Render the results of record into a Markdown file's marked places."""
+    from fertiray.evaluation.results import render_into
+
+    show(Result(render_into(readme)), as_json=json)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def submit(
+    context: typer.Context,
+    verb: Annotated[Literal["score", "run", "train"], typer.Argument(help="The command to run.")],
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's dashboard, http://HOST:8265 by default.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Stream logs until it ends.")
+    ] = True,
+    json: Json = False,
+) -> int:
+    """Run a command as a Ray job: the arguments after VERB are that command's own."""
+    from fertiray.on_ray.submit import submit as run_submit
+
+    with console.stdout_kept_clean():
+        values = run_submit(verb, context.args, address=address, wait=wait)
+    show(Result(values), as_json=json)
+    return values["exit_code"] or 0

@@ -1,0 +1,172 @@
+"""Results of record: JSON files that carry how they came to be, and the tables made of them.
+
+A result of record lies under ``dashboards/results/``. A README table is the text between the lines
+``<!-- results: NAME -->`` and ``<!-- end -->``; it is written by :func:`render_into` only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fertiray import provenance
+from fertiray.errors import InputError
+
+FOLDER = Path("dashboards") / "results"
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def record(name: str, values: dict[str, Any], *, seed: int | None, data_digest: str) -> Path:
+    """Writes a result of record below the current folder.
+
+    Args:
+        name: names the file and the README table.
+        values: the result.
+        seed: of the run; None where nothing was random.
+        data_digest: identifies the data.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    place = FOLDER / f"{name}.json"
+    origin = {
+        "command": provenance.command(),
+        "seed": seed,
+        "data_digest": data_digest,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "commit": provenance.commit(),
+        "date": provenance.now(),
+    }
+    place.write_text(json.dumps({"result": values, "origin": origin}, indent=2) + "\n")
+    return place
+
+
+def render_into(readme: Path) -> dict[str, Any]:
+    """Writes every marked table of a Markdown file anew from the results of record.
+
+    Returns:
+        ``tables``: the names written.
+
+    Raises:
+        InputError: no such file, a name without a renderer, or a result that is not there.
+    """
+    if not readme.is_file():
+        raise InputError(f"{readme}: no such file")
+    names: list[str] = []
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        names.append(name)
+        return match[1] + render(name, readme.parent / FOLDER) + match[3]
+
+    text = MARKED.sub(table, readme.read_text())
+    readme.write_text(text)
+    return {"tables": names, "file": str(readme)}
+
+
+def render(name: str, folder: Path = FOLDER) -> str:
+    """The Markdown of one result of record.
+
+    Raises:
+        InputError: a name without a renderer, or a result that is not there.
+    """
+    if name not in RENDERERS:
+        raise InputError(f"results: {name}: unknown table; there are {', '.join(RENDERERS)}")
+    place = folder / f"{name}.json"
+    if not place.is_file():
+        raise InputError(f"{place}: no such result; make it with the command in README.md")
+    content = json.loads(place.read_text())
+    origin = content["origin"]
+    made = f"\n`{origin['command']}`, {origin['date'][:10]}, {origin['machine']['processor']},"
+    made += f" {origin['machine']['cores']} cores, commit {origin['commit']}.\n"
+    return RENDERERS[name](content["result"]) + made
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _segmentation(result: dict[str, Any]) -> str:
+    columns = ["fields", "annotated heads", "precision", "recall", "F1", "mean IoU", "s per field"]
+    rows = [
+        [
+            f"{name} ({part['fields']})",
+            str(part["annotated"]),
+            *(f"{part[key]:.3f}" for key in ("precision", "recall", "f1", "mean_iou")),
+            f"{part['seconds_per_field']['median']:.3f}",
+        ]
+        for name, part in result["fields"].items()
+    ]
+    text = markdown(columns, rows) + "\n"
+    columns = ["single-head images", "images", "exactly one head", "aspect ratio, median (IQR)"]
+    rows = [
+        [
+            f"{name}: {row['class']}",
+            str(row["n"]),
+            f"{row['exactly_one_fraction']:.1%}",
+            f"{row['median_aspect']:.2f} ({row['iqr_aspect'][0]:.2f} to {row['iqr_aspect'][1]:.2f})",
+        ]
+        for name, part in result["single"].items()
+        for row in part["classes"]
+    ]
+    return text + markdown(columns, rows)
+
+
+def _demo(result: dict[str, Any]) -> str:
+    columns = [
+        "patient",
+        "crops",
+        "true fraction",
+        "called bound",
+        "prevalence (95% CI)",
+        "verdict",
+    ]
+    rows = [
+        [
+            row["patient_id"],
+            str(row["n_scored"]),
+            f"{row['truth_bound_fraction']:.1%}",
+            f"{row['fraction']:.1%}",
+            f"{row['prevalence']:.1%} ({row['prevalence_ci_low']:.1%} to"
+            f" {row['prevalence_ci_high']:.1%})",
+            row["verdict"],
+        ]
+        for row in result["patients"]
+    ]
+    return markdown(columns, rows)
+
+
+def _real_smear(result: dict[str, Any]) -> str:
+    columns = ["session", "fields", "heads", "called normal (95% CI)", "corrected (95% CI)"]
+    rows = [
+        [
+            row["patient_id"],
+            str(row["fields"]),
+            str(row["n_scored"]),
+            f"{row['fraction']:.1%} ({row['ci_low']:.1%} to {row['ci_high']:.1%})",
+            f"{row['prevalence']:.1%} ({row['prevalence_ci_low']:.1%} to"
+            f" {row['prevalence_ci_high']:.1%})",
+        ]
+        for row in result["sessions"]
+    ]
+    operating = result["model"]["operating"]
+    return (
+        f"{result['fields']} fields, {result['rows_in']} heads, {result['rejected_candidates']}"
+        f" candidates left out by rule. Network: {result['model']['model']}, trained on"
+        f" {result['training_heads']} HuSHeM heads; held-out accuracy"
+        f" {result['model']['metrics']['accuracy']:.3f}, Normal: sensitivity"
+        f" {operating['sensitivity']:.3f} of {operating['n_positive']}, specificity"
+        f" {operating['specificity']:.3f} of {operating['n_negative']}.\n\n"
+        + markdown(columns, rows)
+    )
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "segmentation": _segmentation,
+    "demo": _demo,
+    "real_smear": _real_smear,
+}

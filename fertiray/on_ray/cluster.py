@@ -1,0 +1,47 @@
+"""Getting on a Ray cluster: the job's own, one at an address, or one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[None]:
+    """A connection to Ray, closed afterwards unless it was there before.
+
+    Inside ``ray job submit`` that is the job's cluster; with an address, that cluster; else one of
+    this machine's cores, on the loopback interface and without a dashboard.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Ray's usage report would be the only traffic to the outside.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    target = address or os.environ.get("RAY_ADDRESS")
+    if target:
+        ray.init(address=target, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cpus_per_worker(workers: int) -> float:
+    """CPUs that each of ``workers`` actors may claim so that all of them fit the cluster.
+
+    A tenth of a core is left for the tasks that feed them; Ray's CPUs are a promise, not a limit.
+    """
+    total = float(ray.cluster_resources().get("CPU", 1))
+    return max(0.01, min(1.0, round((total - 0.5) / workers - 0.005, 2)))

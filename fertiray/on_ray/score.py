@@ -1,0 +1,87 @@
+"""Bulk scoring with Ray Data: shards in, an actor pool of ShardScorers, results on disk.
+
+The stream carries the names of row groups, not images: the actor that scores a row group reads it,
+decodes it and writes its results. So no pixel passes through the object store, the memory of a run
+does not grow with the cohort, and an actor that dies costs the one shard it was working on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from fertiray.data.crops import RowGroup
+from fertiray.errors import InputError
+from fertiray.on_ray.cluster import cluster, cpus_per_worker
+from fertiray.scoring.shards import ScoringJob, ShardResult, ShardScorer
+
+
+class _Actor:
+    """A ShardScorer as Ray Data calls it: columns of row groups in, columns of results out."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        self.score_shard = ShardScorer(job)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        columns = [batch[field.name].tolist() for field in dataclasses.fields(RowGroup)]
+        groups = [RowGroup(*values) for values in zip(*columns, strict=True)]
+        results = [dataclasses.asdict(self.score_shard(group)) for group in groups]
+        return {key: [result[key] for result in results] for key in results[0]}
+
+
+def score_on_ray(
+    job: ScoringJob,
+    groups: Sequence[RowGroup],
+    workers: int,
+    report: Callable[[ShardResult], None],
+    *,
+    address: str | None = None,
+) -> None:
+    """Scores row groups on a pool of ``workers`` actors.
+
+    Args:
+        job: what to score.
+        groups: the row groups to do.
+        workers: actors.
+        report: called in this process as shards are finished, in no fixed order.
+        address: Ray cluster; None for the job's own or a local one.
+
+    Raises:
+        InputError: what a worker found unusable.
+    """
+    if not groups:
+        return
+    with cluster(address):
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = 0
+        gpus = float(ray.cluster_resources().get("GPU", 0)) if job.device != "cpu" else 0.0
+        results = ray.data.from_items(
+            [dataclasses.asdict(group) for group in groups], override_num_blocks=len(groups)
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=cpus_per_worker(workers),
+            num_gpus=min(1.0, gpus / workers) if gpus else None,
+        )
+        try:
+            for row in results.iter_rows():
+                report(ShardResult(**row))
+        except Exception as error:
+            raise _users_own(error) or error from error
+
+
+def _users_own(error: BaseException | None) -> InputError | None:
+    """The InputError that a worker raised, from inside Ray's wrappings."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return InputError(str(error).strip().splitlines()[-1])
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

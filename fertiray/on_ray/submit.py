@@ -1,0 +1,103 @@
+"""``fertiray submit``: the same commands as Ray jobs on a cluster, with logs and exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import fertiray
+from fertiray import storage
+from fertiray.errors import InputError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+PATH_FLAGS = ("--out", "--checkpoint", "--data")
+
+
+def submit(
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    address: str | None = None,
+    wait: bool = True,
+    logs: TextIO | None = None,
+) -> dict[str, Any]:
+    """Runs ``fertiray VERB ARGUMENTS`` as a job on a Ray cluster.
+
+    Only this package travels with the job; data is named by path or URI and must be reachable from
+    the cluster. Local paths are made absolute, because a job runs in a folder of its own. Token
+    authentication is Ray's: set ``RAY_AUTH_MODE=token`` as the cluster does.
+
+    Args:
+        verb: the command.
+        arguments: its arguments.
+        address: the cluster's dashboard; ``RAY_API_SERVER_ADDRESS`` or this machine by default.
+        wait: stream the logs and wait for the end.
+        logs: where the job's output goes; None for stderr.
+
+    Returns:
+        ``job_id``, ``status`` and ``exit_code`` (None while it runs).
+
+    Raises:
+        InputError: no cluster answers there, or it refuses the token.
+    """
+    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+    command = ["python", "-m", "fertiray", verb, *absolute_paths(arguments)]
+    with tempfile.TemporaryDirectory(prefix="fertiray-job-") as folder:
+        package = Path(fertiray.__file__).parent
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, Path(folder) / "fertiray", ignore=ignored)
+        try:
+            client = JobSubmissionClient(where)
+            job_id = client.submit_job(
+                entrypoint=shlex.join(command), runtime_env={"working_dir": folder}
+            )
+        except (ConnectionError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"--address {where}: {reason}; start a cluster with ray start --head, and set"
+                " RAY_AUTH_MODE=token and its token where it asks for one"
+            ) from error
+    if not wait:
+        return {"job_id": job_id, "status": client.get_job_status(job_id), "exit_code": None}
+    asyncio.run(_stream(client, job_id, logs or sys.stderr))
+    details = client.get_job_info(job_id)
+    code = details.driver_exit_code
+    failed = 0 if details.status == JobStatus.SUCCEEDED else 1
+    return {
+        "job_id": job_id,
+        "status": str(details.status),
+        "exit_code": failed if code is None else code,
+    }
+
+
+async def _stream(client: JobSubmissionClient, job_id: str, logs: TextIO) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        logs.write(lines)
+        logs.flush()
+
+
+def absolute_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with local paths made absolute; URIs and everything else stay.
+
+    A path is what follows a flag that takes one, or any other argument that exists here.
+    """
+    result: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in PATH_FLAGS and not storage.is_remote(value):
+            argument = f"{flag}={Path(value).absolute()}"
+        elif not argument.startswith("-") and not storage.is_remote(argument):
+            follows = place > 0 and arguments[place - 1] in PATH_FLAGS
+            if follows or Path(argument).exists():
+                argument = str(Path(argument).absolute())
+        result.append(argument)
+    return result

@@ -1,0 +1,44 @@
+"""What a paper's file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fertiray.checkpoint import Task
+from fertiray.errors import InputError
+from fertiray.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A published study as this project runs it.
+
+    Attributes:
+        name: the paper's key, as in ``fertiray train NAME``.
+        citation: authors, title, journal, year.
+        task: what a patient's fraction means.
+        classes: the class names of its data sets, in the order of the logits.
+        positive: the classes that the fraction counts, one for each data set.
+        models: training configuration by model name; the first one is the default.
+    """
+
+    name: str
+    citation: str
+    task: Task
+    classes: tuple[str, ...]
+    positive: tuple[str, ...]
+    models: dict[str, TrainConfig]
+
+    def config(self, model: str | None = None) -> TrainConfig:
+        """The training configuration of a model, the paper's own by default.
+
+        Raises:
+            InputError: the paper has no such model.
+        """
+        name = model or next(iter(self.models))
+        if name not in self.models:
+            raise InputError(
+                f"--model {name}: {self.name} has no such model;"
+                f" choose one of: {', '.join(self.models)}"
+            )
+        return self.models[name]

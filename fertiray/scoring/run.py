@@ -1,0 +1,222 @@
+"""``fertiray score``: a crop store in, a run folder out, and the books balanced."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from fertiray import checkpoint, config, provenance, storage
+from fertiray.data.crops import RowGroup, row_groups
+from fertiray.errors import InputError
+from fertiray.scoring.aggregate import VerdictOn, aggregate_run, write_tables
+from fertiray.scoring.report import write_report
+from fertiray.scoring.scorer import unique_names
+from fertiray.scoring.shards import ScoringJob, ShardResult, done_shards, peak_rss_mb, shard_name
+from fertiray.scoring.verdicts import ModelInfo
+
+PLAN = "plan.json"
+
+
+class CountsError(RuntimeError):
+    """Rows in are not scored plus rejected: something was lost or counted twice."""
+
+
+class Runner(Protocol):
+    """Scores row groups: in this process, or on Ray."""
+
+    def __call__(
+        self,
+        job: ScoringJob,
+        groups: Sequence[RowGroup],
+        workers: int,
+        report: Callable[[ShardResult], None],
+    ) -> None:
+        """Scores each row group and reports it, in any order."""
+        ...
+
+
+def score(
+    job: ScoringJob,
+    runner: Runner,
+    *,
+    workers: int,
+    resume: bool = True,
+    verdict_on: VerdictOn = "prevalence",
+    notes: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores every crop of a store and writes tables, report and ``run.json``.
+
+    A run that was interrupted goes on where it stopped: the shards whose scores are on disk are
+    not scored again.
+
+    Args:
+        job: store, checkpoints and run folder.
+        runner: ``score_locally`` or ``score_on_ray``.
+        workers: threads or actors.
+        resume: go on with a run of the same configuration; False starts it anew.
+        verdict_on: see :func:`fertiray.scoring.aggregate.aggregate`.
+        notes: warnings that the report shows in a prominent place.
+        progress: called with crops done and crops in all.
+
+    Returns:
+        The fields of ``fertiray score --json``.
+
+    Raises:
+        InputError: an unusable store or checkpoint, or a run folder of another configuration.
+        CountsError: rows in are not scored plus rejected.
+    """
+    started, clock = provenance.now(), time.perf_counter()
+    metas = [checkpoint.read_meta(folder) for folder in job.checkpoints]
+    unique_names(metas)
+    models = {meta.name: ModelInfo.from_meta(asdict(meta)) for meta in metas}
+    groups = row_groups(job.store)
+    rows_in = sum(group.rows for group in groups)
+    _prepare(job, metas, groups, resume=resume)
+    done = done_shards(job.out)
+    todo = [group for group in groups if shard_name(group) not in done]
+    finished = rows_in - sum(group.rows for group in todo)
+    results: list[ShardResult] = []
+
+    def report(result: ShardResult) -> None:
+        results.append(result)
+        if progress is not None:
+            count = sum(result.scored + result.rejected for result in results)
+            progress(finished + count, rows_in)
+
+    if progress is not None:
+        progress(finished, rows_in)
+    runner(job, todo, workers, report)
+    scoring_s = time.perf_counter() - clock
+    counts = reconcile(job.out, groups, len(metas))
+    tables = aggregate_run(job.out, models, verdict_on=verdict_on)
+    write_tables(job.out, tables)
+    fresh = sum(result.scored + result.rejected for result in results)
+    seconds = time.perf_counter() - clock
+    rate = round(fresh / scoring_s, 1) if fresh else None
+    record = {
+        "command": provenance.command(),
+        "config": {**asdict(job), "workers": workers, "verdict_on": verdict_on},
+        "models": [_model_record(meta) for meta in metas],
+        "counts": counts,
+        "timings": {
+            "scoring_s": round(scoring_s, 3),
+            "seconds": round(seconds, 3),
+            "crops_this_run": fresh,
+            "crops_per_s": rate,
+        },
+        "memory_mb": _memory(results),
+        "engine": "eager",
+        "runner": getattr(runner, "__name__", type(runner).__name__),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "notes": list(notes),
+        "started": started,
+        "finished": provenance.now(),
+        "store": job.store,
+    }
+    _write_json(storage.join(job.out, "run.json"), record)
+    page = write_report(job.out)
+    return {
+        "rows_in": counts["rows_in"],
+        "scored": counts["scored"],
+        "rejected": counts["rejected"],
+        "patients": tables.patients["patient_id"].n_unique(),
+        "seconds": round(seconds, 3),
+        "crops_per_s": rate,
+        "resumed": finished,
+        "memory_mb": record["memory_mb"],
+        "run": job.out,
+        "report": page,
+    }
+
+
+def _prepare(
+    job: ScoringJob,
+    metas: Sequence[checkpoint.Meta],
+    groups: Sequence[RowGroup],
+    *,
+    resume: bool,
+) -> None:
+    """Makes the run folder, or checks that the one there is of the same configuration."""
+    plan = {
+        "store": config.digest([asdict(group) for group in groups]),
+        "models": {meta.name: config.digest(meta) for meta in metas},
+        "engine": job.engine,
+    }
+    place = storage.join(job.out, PLAN)
+    if not resume:
+        for part in ("scores", "rejects", "gallery", PLAN, "run.json"):
+            storage.remove(storage.join(job.out, part))
+    if storage.exists(place):
+        found = json.loads(storage.read_bytes(place))
+        different = [key for key in plan if found.get(key) != plan[key]]
+        if different:
+            raise InputError(
+                f"{job.out}: holds a run with another {' and '.join(different)}; choose another"
+                " --out, or start anew with --no-resume"
+            )
+    elif done_shards(job.out):
+        raise InputError(f"{job.out}: holds scores without {PLAN}; choose another --out")
+    else:
+        _write_json(place, plan)
+
+
+def reconcile(out: str, groups: Sequence[RowGroup], models: int) -> dict[str, int]:
+    """Counts what is on disk: ``rows_in``, ``scored`` and ``rejected``.
+
+    Raises:
+        CountsError: a shard whose rows in are not scored plus rejected; the message names it.
+    """
+    scored = rejected = 0
+    for group in groups:
+        shard = shard_name(group)
+        own = _rows(storage.join(out, "scores", f"{shard}.parquet"))
+        lost = _rows(storage.join(out, "rejects", f"{shard}.parquet"))
+        if own != models * (group.rows - lost):
+            raise CountsError(
+                f"{out}: shard {shard} has {group.rows} rows in, but {own} score rows of"
+                f" {models} models and {lost} rejects; run again with --no-resume"
+            )
+        scored += own // models
+        rejected += lost
+    return {"rows_in": scored + rejected, "scored": scored, "rejected": rejected}
+
+
+def _rows(place: str) -> int:
+    fs, path = storage.filesystem(place)
+    if not fs.exists(path):
+        return 0
+    with fs.open(path) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def _model_record(meta: checkpoint.Meta) -> dict[str, Any]:
+    values = asdict(meta)
+    kept = ("name", "paper", "model", "task", "classes", "positive", "operating", "metrics")
+    return {
+        **{key: values[key] for key in kept},
+        "digest": meta.weights_sha256,
+        "data_digest": meta.data_digest,
+        "trained": meta.provenance,
+    }
+
+
+def _memory(results: Sequence[ShardResult]) -> dict[str, float]:
+    workers: dict[str, float] = {}
+    for result in results:
+        workers[result.worker] = max(workers.get(result.worker, 0.0), result.peak_rss_mb)
+    return {
+        "driver_peak": round(peak_rss_mb(), 1),
+        "worker_peak": round(max(workers.values(), default=0.0), 1),
+    }
+
+
+def _write_json(place: str, values: Any) -> None:
+    storage.write_bytes(place, json.dumps(values, indent=2, default=str).encode())

@@ -1,0 +1,168 @@
+"""The Scorer: encoded crops in, one row per crop out, always.
+
+It is the one object behind ``fertiray score``, Ray Data and Ray Serve. A crop is decoded once and
+goes through every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fertiray import checkpoint
+from fertiray.data.images import CROP, ImageError, decode
+from fertiray.errors import InputError
+from fertiray.models.predict import Predictor, call
+from fertiray.models.preprocess import Preprocessing, resize_crop
+
+ENGINES = ("auto", "eager")
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """One checkpoint's scores for a batch; rows of crops without a score hold NaN and -1.
+
+    Attributes:
+        name: the checkpoint's name.
+        probabilities: N x K float32.
+        labels: N int64 class indices, -1 where there is no score.
+    """
+
+    name: str
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What became of a batch of N crops, in the order given.
+
+    Attributes:
+        models: one entry for each checkpoint.
+        stages: where a crop failed (``decode`` or ``score``), None where it has scores.
+        errors: why it failed, None where it has scores.
+        images: the decoded crops, HWC uint8 RGB, None where decoding failed.
+    """
+
+    models: tuple[ScoredModel, ...]
+    stages: tuple[str | None, ...]
+    errors: tuple[str | None, ...]
+    images: tuple[NDArray[np.uint8] | None, ...]
+
+
+class Scorer:
+    """Several checkpoints behind one decode.
+
+    Args:
+        folders: checkpoint folders, local or ``s3://``; their names must differ.
+        device: a torch device; ``auto`` takes a GPU where there is one.
+        engine: how the networks are executed: ``eager`` (fp32), which is also what ``auto`` takes.
+        threads: threads of torch and OpenCV in this process; ``None`` leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[str],
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        if engine not in ENGINES:
+            raise InputError(f"--engine {engine}: unknown; choose one of: {', '.join(ENGINES)}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self.device = _device(device)
+        self.metas: list[checkpoint.Meta] = []
+        self._predictors: list[Predictor] = []
+        for folder in folders:
+            model, meta = checkpoint.load(folder)
+            self.metas.append(meta)
+            self._predictors.append(Predictor(model, meta.preprocessing, self.device))
+        unique_names(self.metas)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str, *, device: str = "auto", engine: str = "auto") -> Scorer:
+        """A Scorer of one checkpoint."""
+        return cls([folder], device=device, engine=engine)
+
+    def __call__(self, crops: Sequence[bytes | NDArray[np.uint8]]) -> ScoredBatch:
+        """Scores a batch; never raises for a bad crop.
+
+        Args:
+            crops: encoded images, or HWC uint8 RGB arrays, in any mixture and of any size.
+
+        Returns:
+            Scores or a reason for each crop, in the order given.
+        """
+        images: list[NDArray[np.uint8] | None] = []
+        stages: list[str | None] = [None] * len(crops)
+        errors: list[str | None] = [None] * len(crops)
+        for place, crop in enumerate(crops):
+            try:
+                images.append(_pixels(crop))
+            except ImageError as error:
+                images.append(None)
+                stages[place], errors[place] = "decode", str(error)
+        good = np.array([place for place, image in enumerate(images) if image is not None], int)
+        resized: dict[Preprocessing, NDArray[np.uint8]] = {}
+        models: list[ScoredModel] = []
+        for meta, predictor in zip(self.metas, self._predictors, strict=True):
+            probabilities = np.full((len(crops), len(meta.classes)), np.nan, np.float32)
+            labels = np.full(len(crops), -1, np.int64)
+            if len(good):
+                key = meta.preprocessing
+                if key not in resized:
+                    resized[key] = np.stack(
+                        [resize_crop(image, key) for image in images if image is not None]
+                    )
+                probabilities[good] = predictor(resized[key])
+                labels[good] = call(
+                    probabilities[good],
+                    meta.classes.index(meta.positive),
+                    meta.operating.threshold,
+                )
+            for place in good[~np.isfinite(probabilities[good]).all(1)]:
+                stages[place] = "score"
+                errors[place] = f"not_finite: {meta.name} gave no finite probability"
+            models.append(ScoredModel(meta.name, probabilities, labels))
+        return ScoredBatch(tuple(models), tuple(stages), tuple(errors), tuple(images))
+
+
+def unique_names(metas: Sequence[checkpoint.Meta]) -> None:
+    """Raises where two checkpoints would report under one name.
+
+    Raises:
+        InputError: the name that occurs twice.
+    """
+    names = [meta.name for meta in metas]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"--checkpoint: two checkpoints are named {name!r}; train one into another folder"
+            )
+
+
+def _pixels(crop: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if isinstance(crop, np.ndarray):
+        if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3 or 0 in crop.shape:
+            raise ImageError("unsupported", f"array {crop.shape} {crop.dtype} is not HWC uint8 RGB")
+        return crop
+    return decode(crop, limits=CROP)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def class_columns(metas: Sequence[checkpoint.Meta]) -> list[str]:
+    """Names of the probability columns of all checkpoints together, without repetition."""
+    return list(dict.fromkeys(f"p_{name}" for meta in metas for name in meta.classes))

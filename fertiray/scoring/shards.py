@@ -1,0 +1,212 @@
+"""Bulk scoring, one shard at a time: a shard is one row group of the crop store.
+
+A shard's results are files named after it, so that scoring it twice writes the same files twice and
+nothing is ever counted double. ``scores/SHARD.parquet`` is written last: where it exists, the shard
+is done. That makes every run resumable at the grain of one shard, in one process as on a cluster.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fertiray import storage
+from fertiray.data.crops import RowGroup, iter_batches
+from fertiray.scoring.gallery import GALLERY_SCHEMA, Gallery
+from fertiray.scoring.scorer import ScoredBatch, Scorer, class_columns
+
+# Crops decoded and held at a time: bounds a worker's memory whatever the size of a row group.
+BATCH = 256
+
+REJECT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("crop_id", "patient_id", "slide_id", "stage", "error")]
+)
+KEYS = ("crop_id", "patient_id", "slide_id")
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """What every worker of a run must know; plain values, so that it travels anywhere.
+
+    Attributes:
+        store: crop store, local or ``s3://``.
+        checkpoints: checkpoint folders, local or ``s3://``.
+        out: run folder, local or ``s3://``.
+        device: torch device, or ``auto``.
+        engine: how the networks are executed.
+    """
+
+    store: str
+    checkpoints: tuple[str, ...]
+    out: str
+    device: str = "auto"
+    engine: str = "auto"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one shard.
+
+    Attributes:
+        shard: its name.
+        scored: crops with scores.
+        rejected: crops without.
+        seconds: time spent on it in its worker.
+        worker: identifies the worker's process.
+        peak_rss_mb: largest resident memory of that process so far, MiB.
+    """
+
+    shard: str
+    scored: int
+    rejected: int
+    seconds: float
+    worker: str
+    peak_rss_mb: float
+
+
+def shard_name(group: RowGroup) -> str:
+    """File stem for a row group's results: its place in the store, flattened."""
+    stem = PurePosixPath(group.file).with_suffix("").as_posix().replace("/", "--")
+    return f"{stem}-{group.index:05d}"
+
+
+def scores_schema(scorer: Scorer) -> pa.Schema:
+    """Columns of ``scores/``: keys, model, label and one probability per class of any model."""
+    texts = [(name, pa.string()) for name in (*KEYS, "model", "label")]
+    return pa.schema([*texts, *((name, pa.float32()) for name in class_columns(scorer.metas))])
+
+
+class ShardScorer:
+    """Reads, decodes, scores and writes one shard per call. Safe to call from several threads.
+
+    Args:
+        job: what to score with which checkpoints into which run folder.
+    """
+
+    def __init__(self, job: ScoringJob) -> None:
+        self.job = job
+        # One thread per worker: workers are the parallelism, and a convolution that is not split
+        # gives the same bits however many of them there are.
+        self.scorer = Scorer(job.checkpoints, device=job.device, engine=job.engine, threads=1)
+        self.schema = scores_schema(self.scorer)
+
+    def __call__(self, group: RowGroup) -> ShardResult:
+        """Scores one row group.
+
+        Raises:
+            InputError: the store's file is gone, cut short or has other columns.
+        """
+        started = time.perf_counter()
+        shard = shard_name(group)
+        scores: list[pa.RecordBatch] = []
+        rejects: list[dict[str, Any]] = []
+        gallery = Gallery(self.scorer.metas)
+        scored = 0
+        for batch in iter_batches(self.job.store, group, [*KEYS, "image"], BATCH):
+            columns = {name: batch.column(name).to_pylist() for name in (*KEYS, "image")}
+            result = self.scorer([image or b"" for image in columns.pop("image")])
+            good = np.array([stage is None for stage in result.stages])
+            scored += int(good.sum())
+            scores += self._score_rows(columns, result, good)
+            rejects += [
+                {
+                    **{name: columns[name][place] for name in KEYS},
+                    "stage": result.stages[place],
+                    "error": result.errors[place],
+                }
+                for place in np.flatnonzero(~good)
+            ]
+            gallery.add(columns, result)
+        self._write("rejects", shard, pa.Table.from_pylist(rejects, REJECT_SCHEMA))
+        self._write("gallery", shard, pa.Table.from_pylist(gallery.rows(), GALLERY_SCHEMA))
+        self._write("scores", shard, pa.Table.from_batches(scores, self.schema))
+        process = psutil.Process()
+        return ShardResult(
+            shard,
+            scored,
+            len(rejects),
+            time.perf_counter() - started,
+            str(process.pid),
+            peak_rss_mb(),
+        )
+
+    def _score_rows(
+        self, columns: dict[str, list[str]], result: ScoredBatch, good: np.ndarray[Any, Any]
+    ) -> list[pa.RecordBatch]:
+        places = np.flatnonzero(good)
+        keys = [pa.array([columns[name][i] for i in places], pa.string()) for name in KEYS]
+        rows = []
+        for meta, model in zip(self.scorer.metas, result.models, strict=True):
+            own = {f"p_{name}": k for k, name in enumerate(meta.classes)}
+            label = [meta.classes[model.labels[i]] for i in places]
+            rows.append(
+                pa.record_batch(
+                    [
+                        *keys,
+                        pa.array([model.name] * len(places), pa.string()),
+                        pa.array(label, pa.string()),
+                        *(
+                            pa.array(model.probabilities[places, own[name]], pa.float32())
+                            if name in own
+                            else pa.nulls(len(places), pa.float32())
+                            for name in self.schema.names[len(KEYS) + 2 :]
+                        ),
+                    ],
+                    schema=self.schema,
+                )
+            )
+        return rows
+
+    def _write(self, folder: str, shard: str, table: pa.Table) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        place = storage.join(self.job.out, folder, f"{shard}.parquet")
+        storage.write_bytes(place, buffer.getvalue())
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def score_locally(
+    job: ScoringJob,
+    groups: Sequence[RowGroup],
+    workers: int,
+    report: Callable[[ShardResult], None],
+) -> None:
+    """Scores row groups with ``workers`` threads of this process that share the networks.
+
+    Args:
+        job: what to score.
+        groups: the row groups to do.
+        workers: threads; decoding and the networks run outside Python's lock.
+        report: called in this thread after each shard.
+    """
+    score_shard = ShardScorer(job)
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = [pool.submit(score_shard, group) for group in groups]
+        try:
+            for task in as_completed(tasks):
+                report(task.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def done_shards(out: str) -> set[str]:
+    """Names of the shards whose scores are on disk."""
+    files: Iterable[str] = storage.list_files(storage.join(out, "scores"), ".parquet")
+    return {PurePosixPath(file).stem for file in files}

@@ -1,0 +1,77 @@
+"""Fixtures shared by the whole suite."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real image sets; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("FERTIRAY_DATA")
+    if not folder:
+        pytest.skip("FERTIRAY_DATA is not set: no real images to test on")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3 server of our own for the session; every AWS client finds it by the environment."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str) -> str:
+    """The URI of a fresh bucket."""
+    import s3fs
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster for the whole session, with room for three small workers."""
+    import ray
+
+    from fertiray.on_ray.cluster import cluster
+
+    with cluster():
+        yield
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="session")
+def zona_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The paper's small CNN, trained for a moment on a synthetic cohort."""
+    from fertiray import config
+    from fertiray.data.synthetic import synth_crops
+    from fertiray.papers import PAPERS
+    from fertiray.training.train import train
+
+    data = tmp_path_factory.mktemp("labelled") / "data"
+    synth_crops(data, patients=6, crops=60, seed=11, fractions=0.5)
+    paper = PAPERS["zona_vgg13"]
+    quick = ["epochs=3", "batch_size=16", "preprocessing.size=64"]
+    out = str(tmp_path_factory.mktemp("checkpoint") / "zona")
+    train(paper, config.override(paper.config("basic_cnn"), quick), str(data), out)
+    return out

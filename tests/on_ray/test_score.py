@@ -1,0 +1,66 @@
+"""Ray Data scores what one process scores, and an error of the user's stays the user's."""
+
+import polars as pl
+import pytest
+
+from fertiray.data.ingest import ingest
+from fertiray.data.synthetic import synth_crops
+from fertiray.errors import InputError
+from fertiray.on_ray.score import score_on_ray
+from fertiray.scoring.run import score
+from fertiray.scoring.shards import ScoringJob, score_locally
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("cohort") / "data"
+    synth_crops(folder, patients=3, crops=700, seed=21)
+    for path in sorted(folder.rglob("*.png"))[::300]:
+        path.write_bytes(path.read_bytes()[:100])
+    store = str(tmp_path_factory.mktemp("store") / "store")
+    ingest(str(folder), store)
+    return store
+
+
+def rows(out, part) -> pl.DataFrame:
+    files = sorted((out / part).glob("*.parquet"))
+    return pl.concat(pl.read_parquet(file) for file in files).sort("crop_id")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_and_three_actors_and_one_process_give_identical_rows(store, zona_checkpoint, tmp_path):
+    results = {}
+    for name, runner, workers in (
+        ("local", score_locally, 2),
+        ("one", score_on_ray, 1),
+        ("three", score_on_ray, 3),
+    ):
+        job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / name))
+        results[name] = score(job, runner, workers=workers)
+    assert {(r["rows_in"], r["scored"], r["rejected"]) for r in results.values()} == {
+        (2100, 2093, 7)
+    }
+    for part in ("scores", "rejects"):
+        local = rows(tmp_path / "local", part)
+        assert rows(tmp_path / "one", part).equals(local)
+        assert rows(tmp_path / "three", part).equals(local)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_unusable_store_is_the_users_error_not_a_stack(store, zona_checkpoint, tmp_path):
+    import shutil
+    from pathlib import Path
+
+    broken = tmp_path / "store"
+    shutil.copytree(store, broken)
+    job = ScoringJob(str(broken), (zona_checkpoint,), str(tmp_path / "run"))
+
+    def vanish_then_score(job, groups, workers, report):
+        Path(broken, groups[0].file).unlink()
+        score_on_ray(job, groups, workers, report)
+
+    with pytest.raises(InputError, match=r"part-00000.parquet: no such file") as caught:
+        score(job, vanish_then_score, workers=1)
+    assert "\n" not in str(caught.value)

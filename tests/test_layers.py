@@ -1,0 +1,29 @@
+"""The direction of the arrows: the core imports and works without Ray."""
+
+import subprocess
+import sys
+
+CHECK = """
+import importlib, pkgutil, sys
+
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray" or name.startswith("ray."):
+            raise ImportError("the core reached for " + name)
+
+sys.meta_path.insert(0, NoRay())
+import fertiray
+
+count = 0
+for module in pkgutil.walk_packages(fertiray.__path__, "fertiray."):
+    if not module.name.startswith("fertiray.on_ray") and module.name != "fertiray.__main__":
+        importlib.import_module(module.name)
+        count += 1
+print(count)
+"""
+
+
+def test_every_core_module_imports_without_ray():
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30
