@@ -87,6 +87,46 @@ def doctor(json: Json = False) -> int:
     return 0 if found["ok"] else 1
 
 
+@app.command()
+def models(json: Json = False) -> None:
+    """List every network: parameters, multiply-adds and shapes, beside the papers' figures."""
+    from fertiray.models.describe import describe_models
+
+    with console.stdout_kept_clean():
+        found = describe_models()
+    rows = [
+        [
+            row["name"],
+            ", ".join(row["papers"]),
+            _beside(row["params"] / 1e6, row["reported"]["params"], 1e6),
+            _beside(row["gmacs"], row["reported"]["gmacs"], 1),
+            " x ".join(str(side) for side in row["input_shape"][1:]),
+            row["note"],
+        ]
+        for row in found
+    ]
+    columns = ("model", "papers", "parameters, M (paper)", "GMACs (paper)", "input", "note")
+    show(Result(found, console.table(*columns, rows=rows)), as_json=json)
+
+
+def _beside(ours: float, reported: float | None, unit: float) -> str:
+    return f"{ours:.3f}" if reported is None else f"{ours:.3f} ({reported / unit:g})"
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
+    out: Annotated[str, typer.Option(help="File to write, .pt2.")],
+    json: Json = False,
+) -> None:
+    """Write a checkpoint as a torch.export program, checked against the network itself."""
+    from fertiray.export import export as run_export
+
+    with console.stdout_kept_clean():
+        values = run_export(checkpoint, out)
+    show(Result(values), as_json=json)
+
+
 @data_app.command("synth")
 def data_synth(
     out: Annotated[str, typer.Option(help="Folder to write.")],
@@ -145,6 +185,25 @@ def data_eval_segmentation(
         else:
             values = evaluate_fields(folder, only=only, exclude=exclude)
     show(Result(values), as_json=json)
+
+
+@data_app.command("record-segmentation")
+def data_record_segmentation(
+    data: Annotated[
+        str,
+        typer.Argument(envvar="FERTIRAY_DATA", help="Folder with smear_fields, hushem and smids."),
+    ],
+    json: Json = False,
+) -> None:
+    """Write the segmentation's result of record: annotated fields and single-head sets."""
+    from fertiray.evaluation import results
+    from fertiray.evaluation.segmentation import record_of
+
+    with console.stdout_kept_clean():
+        values = record_of(data)
+        digest = results.folder_digest(data)
+        place = results.record("segmentation", values, seed=None, data_digest=digest)
+    show(Result({**values, "record": str(place)}), as_json=json)
 
 
 @app.command()
@@ -208,6 +267,10 @@ def train(
         list[str] | None, typer.Option("--set", help="key=value, over the paper's recipe.")
     ] = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Training processes; one so far.")] = 1,
+    local: Annotated[
+        bool, typer.Option("--local", help="Without Ray, in this process, as one worker is anyway.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train one model of a paper."""
@@ -215,6 +278,9 @@ def train(
     from fertiray.papers import PAPERS
     from fertiray.training.train import train as run_train
 
+    del local
+    if workers > 1:
+        raise InputError(f"--workers {workers}: training runs in one process; leave it out")
     if paper not in PAPERS:
         raise InputError(f"paper {paper!r} is unknown; choose one of: {', '.join(PAPERS)}")
     recipe = config.override(PAPERS[paper].config(model), settings or [])
@@ -362,12 +428,13 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Stream logs until it ends.")
     ] = True,
+    python: Annotated[str | None, typer.Option(help="The cluster's Python interpreter.")] = None,
     json: Json = False,
 ) -> int:
     """Run a command as a Ray job: the arguments after VERB are that command's own."""
     from fertiray.on_ray.submit import submit as run_submit
 
     with console.stdout_kept_clean():
-        values = run_submit(verb, context.args, address=address, wait=wait)
+        values = run_submit(verb, context.args, address=address, wait=wait, python=python)
     show(Result(values), as_json=json)
     return values["exit_code"] or 0

@@ -56,7 +56,8 @@ def show(result: Result, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.values, indent=2, default=str))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    # In a file or a pipe there is no width to fit into, and no reason to cut words.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
     if result.table is not None:
         console.print(result.table)
     else:

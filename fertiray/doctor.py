@@ -143,9 +143,7 @@ def _weights() -> Iterator[Check]:
         )
         return
     found = [name for name, file in LOCAL_FILES.items() if (Path(folder) / file).is_file()]
-    state, remedy = (
-        ("ok", "") if found else ("missing", f"none in {folder}: correct the path")
-    )
+    state, remedy = ("ok", "") if found else ("missing", f"none in {folder}: correct the path")
     yield Check("pretrained weights", state, ", ".join(found) or "none", remedy)
 
 

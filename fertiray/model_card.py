@@ -32,11 +32,16 @@ def model_card(meta: dict[str, Any], model: nn.Module) -> str:
     operating, preprocessing = meta["operating"], meta["preprocessing"]
     spec = MODELS.get(meta["model"])
     tasks = meta["tasks"] or {meta["task"]: meta["classes"]}
+    outputs = [f"{task}: {', '.join(names)}" for task, names in tasks.items()]
+    mean, deviation = (
+        ", ".join(f"{value:g}" for value in preprocessing[key]) for key in ("mean", "std")
+    )
     versions = meta["provenance"].get("versions", {})
     sections = [
         f"# {meta['name']}",
         USES[meta["task"]],
-        "Research software, not a medical device: no decision about a patient may rest on it alone.",
+        "Research software, not a medical device: no decision about a patient may rest on it"
+        " alone.",
         "## Model",
         _table(
             {
@@ -44,10 +49,10 @@ def model_card(meta: dict[str, Any], model: nn.Module) -> str:
                 "arguments": _pairs(meta["model_args"]) or "defaults",
                 "parameters": f"{parameter_count(model):,}",
                 "paper": f"`{meta['paper']}`",
-                "outputs": "; ".join(f"{task}: {', '.join(names)}" for task, names in tasks.items()),
+                "outputs": "; ".join(outputs),
                 "input": f"{preprocessing['size']} x {preprocessing['size']} pixels,"
                 f" {preprocessing['colour']}, window {preprocessing['window']:g},"
-                f" mean {_numbers(preprocessing['mean'])}, deviation {_numbers(preprocessing['std'])}",
+                f" mean {mean}, deviation {deviation}",
             }
         ),
         "## Operating point",
@@ -61,8 +66,8 @@ def model_card(meta: dict[str, Any], model: nn.Module) -> str:
                 f" {operating['specificity_sd']:.3f}",
             }
         ),
-        "These come from images like the training's; on another microscope, stain or laboratory they"
-        " must be measured again before the numbers mean anything.",
+        "These come from images like the training's; on another microscope, stain or laboratory"
+        " they must be measured again before the numbers mean anything.",
         "## Validation metrics",
         _table(_flat_metrics(meta["metrics"])) if meta["metrics"] else "None were stored.",
         "## Training",
@@ -87,10 +92,6 @@ def _table(rows: dict[str, str]) -> str:
 
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items())
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _share(value: float, n: int) -> str:

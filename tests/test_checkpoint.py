@@ -74,7 +74,7 @@ def test_weights_of_another_architecture_are_refused(folder):
     with pytest.raises(InputError) as caught:
         checkpoint.load(str(folder))
     assert "extra is not expected" in str(caught.value)
-    assert "conv1.weight is (8, 1, 5, 5) for (16, 1, 5, 5)" in str(caught.value)
+    assert "conv1.weight is (8, 1, 5, 5) for (32, 1, 5, 5)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,10 @@ def test_doctor_finds_a_wrong_weights_folder(tmp_path):
             ["train", "zona_vgg13", "--data", "d", "--out", "o", "--set", "epocs=3"],
             "unknown key 'epocs'; valid keys: model,",
         ),
+        (
+            ["train", "zona_vgg13", "--data", "d", "--out", "o", "--workers", "2"],
+            "--workers 2: training runs in one process",
+        ),
         (["ingest", "/nowhere", "--out", "o"], "/nowhere: no such folder"),
         (["score", "/nowhere", "--checkpoint", "c", "--out", "o"], "c: no checkpoint here"),
         (["data", "synth", "--out", "o", "--patients", "0", "--crops", "1"], "patients is 0"),

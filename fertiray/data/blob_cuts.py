@@ -52,16 +52,16 @@ def convex_parts(mask: Mask, length: float, cuts: int = 0) -> Iterator[Mask]:
 
 def _best_cut(mask: Mask, length: float) -> tuple[Mask, Mask] | None:
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outline = max(outlines, key=cv2.contourArea)
+    outline = np.asarray(max(outlines, key=cv2.contourArea), np.int32)
     area = cv2.contourArea(outline)
     if area < 2 * _LEAST_AREA * length * length:
         return None
-    hull = cv2.convexHull(outline, returnPoints=False)
+    hull = np.asarray(cv2.convexHull(outline, returnPoints=False), np.int32)
     solidity = area / cv2.contourArea(cv2.convexHull(outline))
     if solidity > _SOLID:
         return None
-    hull[::-1].sort(axis=0)
-    points = np.asarray(outline[:, 0], np.int32)
+    hull[::-1].sort(axis=0)  # convexityDefects wants the indices in order
+    points = outline[:, 0]
     best_gain, best = _LEAST_GAIN, None
     for start, end in _cuts(points, _notches(outline, hull, length), length):
         one, two = points[start : end + 1], np.concatenate([points[end:], points[: start + 1]])
@@ -75,8 +75,9 @@ def _best_cut(mask: Mask, length: float) -> tuple[Mask, Mask] | None:
             best_gain, best = gain, one
     if best is None:
         return None
-    first = cv2.fillPoly(np.zeros_like(mask), [best.reshape(-1, 1, 2)], 1) & mask
-    return np.asarray(first, np.uint8), np.asarray(mask & (1 - first), np.uint8)
+    first = np.zeros_like(mask)
+    cv2.fillPoly(first, [best.reshape(-1, 1, 2)], 1)
+    return mask & first, mask & (1 - first)
 
 
 def _notches(outline: Points, hull: Points, length: float) -> list[int]:

@@ -34,7 +34,9 @@ _FAINTEST = 0.22
 _NUCLEUS_AREA = 0.08
 _HOLE_AREA = 0.06
 _SMALLEST_AREA = 0.05
-"""Areas, in squared head lengths: least nucleus of a head, largest vacuole, least blob."""
+_LEAST_COLOURS = 0.05
+"""Areas, in squared head lengths: least nucleus of a head, largest vacuole, least blob, and what a
+field must show of heads and of the rest for their colours to be told apart."""
 
 _NECK = 0.15
 """Radius of the opening that takes tails and midpieces off."""
@@ -65,9 +67,7 @@ def disc(radius: float) -> Mask:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
-def candidates(
-    stained: Floats, colours: Floats, stain: Stain, length: float
-) -> Iterator[Contour]:
+def candidates(stained: Floats, colours: Floats, stain: Stain, length: float) -> Iterator[Contour]:
     """Every blob of a field as a contour at full resolution.
 
     Args:
@@ -102,12 +102,12 @@ def _own_ground(labels: npt.NDArray[np.int32], index: int, reach: float) -> Mask
     """Where one head may be: its blob and a little around it, up to half way to a neighbour."""
     own = (labels == index).astype(np.uint8)
     others = ((labels != index) & (labels > 0)).astype(np.uint8)
-    ground = cv2.dilate(own, disc(reach))
+    ground = np.asarray(cv2.dilate(own, disc(reach)), np.uint8)
     if others.any():
         near = cv2.distanceTransform(1 - own, cv2.DIST_L2, 5)
         far = cv2.distanceTransform(1 - others, cv2.DIST_L2, 5)
         ground &= (near <= far).astype(np.uint8)
-    return np.asarray(ground, np.uint8)
+    return ground
 
 
 def _blobs(colours: Floats, stain: Stain, length: float) -> npt.NDArray[np.int32]:
@@ -155,7 +155,7 @@ def _head_colour(colours: Floats, stain: Stain, length: float) -> tuple[Floats, 
     medium = (stained > 0.2 * stain.nucleus) & (stained < 0.7 * stain.nucleus)
     inner = (cv2.erode(head, disc(_NECK * length / 2)) > 0) & medium
     outer = (cv2.dilate(head, disc(_NECK * length)) == 0) & medium
-    least = 0.05 * length * length
+    least = max(8.0, _LEAST_COLOURS * length * length)
     if np.count_nonzero(inner) < least or np.count_nonzero(outer) < least:
         alone = np.zeros(3, np.float32)
         alone[stain.channel] = 1 / (_BODY * stain.nucleus)
@@ -183,8 +183,8 @@ def _without_tails(mask: Mask, stained: Floats, nucleus: float, length: float) -
     border = cv2.BORDER_REPLICATE
     thick = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc(_NECK * length), borderType=border)
     dark = mask & (stained > DARK * nucleus).astype(np.uint8)
-    dark = cv2.morphologyEx(dark, cv2.MORPH_OPEN, disc(_TIP * length), borderType=border)
-    return np.asarray(thick | dark, np.uint8)
+    tips = cv2.morphologyEx(dark, cv2.MORPH_OPEN, disc(_TIP * length), borderType=border)
+    return np.asarray(cv2.bitwise_or(thick, tips), np.uint8)
 
 
 def _outline(stained: Floats, allowed: Mask, nucleus: float, length: float) -> Contour | None:
@@ -223,4 +223,6 @@ def _largest(mask: Mask) -> tuple[Mask, npt.NDArray[np.int32]] | None:
     if not outlines:
         return None
     outline = np.asarray(max(outlines, key=cv2.contourArea), np.int32)
-    return cv2.fillPoly(np.zeros(mask.shape, np.uint8), [outline], 255), outline
+    filled = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(filled, [outline], 255)
+    return filled, outline

@@ -31,14 +31,14 @@ _AREAS = 0.21, 1.1
 """Smallest and largest area in squared head lengths (a typical head has 0.47)."""
 
 _LONGEST = 2.2
-_LEAST_SOLID, _CLUMP_SOLID = 0.8, 0.9
+_LEAST_SOLID, _LEAST_SOLID_SINGLE, _CLUMP_SOLID = 0.82, 0.75, 0.9
 _MOST_ASPECT = 4.0
-_LEAST_SHARP = 4.0
+_LEAST_SHARP = 4.6
 _LEAST_NUCLEUS = 0.38
 _MOST_TEXTURE = 2.75
-_LEAST_GRADIENT, _LEAST_TAIL = 0.15, 0.05
+_LEAST_GRADIENT, _LEAST_TAIL = 0.2, 0.04
 _SINGLE = 0.6
-"""In an image known to show one sperm the least area and nucleus are this share of the above."""
+"""In an image known to show one sperm, area, nucleus and smoothness may fall this short."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,17 @@ def reason(head: Head, head_length: float, *, single: bool = False) -> str:
         return "overlap" if head.solidity < _CLUMP_SOLID else "size"
     if area < lenience * _AREAS[0]:
         return "size"
-    if head.solidity < _LEAST_SOLID or head.aspect > _MOST_ASPECT:
+    if (
+        head.solidity < (_LEAST_SOLID_SINGLE if single else _LEAST_SOLID)
+        or head.aspect > _MOST_ASPECT
+    ):
         return "shape"
     if head.sharpness < _LEAST_SHARP:
         return "focus"
-    no_sperm = head.gradient < _LEAST_GRADIENT and head.tail < _LEAST_TAIL
-    if head.nucleus < lenience * _LEAST_NUCLEUS or head.texture * lenience > _MOST_TEXTURE or no_sperm:
+    pale = head.nucleus < lenience * _LEAST_NUCLEUS
+    rough = head.texture * lenience > _MOST_TEXTURE
+    featureless = head.gradient < _LEAST_GRADIENT and head.tail < _LEAST_TAIL
+    if pale or rough or featureless:
         return "debris"
     return ""
 
@@ -157,7 +162,7 @@ def _sharpness(stained: Floats, points: Contour, head_length: float) -> float:
     """Median over the outline of the edge's slope relative to its height, in head lengths."""
     if len(points) < 8:
         return 0.0
-    near, far = max(1, round(0.02 * head_length)), max(1, round(0.06 * head_length))
+    near, far = max(1, round(0.02 * head_length)), max(1, round(0.15 * head_length))
     left, right, up, down = _around(stained, points, near)
     slope = np.hypot(right - left, down - up) / (2 * near)
     around = np.stack(_around(stained, points, far))
@@ -165,9 +170,7 @@ def _sharpness(stained: Floats, points: Contour, head_length: float) -> float:
     return float(np.median(slope * head_length / height))
 
 
-def _around(
-    stained: Floats, points: Contour, step: int
-) -> tuple[Floats, Floats, Floats, Floats]:
+def _around(stained: Floats, points: Contour, step: int) -> tuple[Floats, Floats, Floats, Floats]:
     """Strength left, right, above and below each point, replicated at the field's edge."""
     x, y = points.astype(np.int64).T
     rows, columns = stained.shape

@@ -67,8 +67,8 @@ def load_labelled(
     """Reads every labelled crop at the size that the network takes.
 
     Args:
-        location: a crop store with labels, class folders (``Class/image``), or images anywhere under
-            a folder with a ``labels.csv``; local or ``s3://``.
+        location: a crop store with labels, class folders (``Class/image``), or images anywhere
+            under a folder with a ``labels.csv``; local or ``s3://``.
         preprocessing: gives the window and the size.
         known: the class names that the paper knows, in the order of its logits.
 

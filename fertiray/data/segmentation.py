@@ -157,8 +157,9 @@ def _survey_length(colours: Floats, stain: Stain) -> float:
         if not outlines:
             continue
         outline = max(outlines, key=cv2.contourArea)
-        low, high = outline.min(axis=(0, 1)) + (x, y), outline.max(axis=(0, 1)) + (x, y)
-        if low.min() == 0 or high[0] == width - 1 or high[1] == height - 1:
+        left, top, across, down = cv2.boundingRect(outline)
+        left, top = left + x, top + y
+        if left == 0 or top == 0 or left + across == width or top + down == height:
             continue
         filled = float(cv2.contourArea(outline))
         _, sides, _ = cv2.minAreaRect(outline)

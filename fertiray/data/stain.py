@@ -56,15 +56,16 @@ class Background:
             (H, W, 3) float32 in [0, 1], or (H, W) for one channel.
         """
         height, width = image.shape[:2]
-        surface = self.surface if channel is None else self.surface[..., channel]
-        if surface.shape[:2] != (1, 1):
-            surface = cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR)
-        light = np.float32(image if channel is None else cv2.extractChannel(image, channel))
+        surface, light = self.surface, image
+        if channel is not None:
+            surface, light = surface[..., channel], np.asarray(cv2.extractChannel(image, channel))
+        if self.surface.shape[:2] != (1, 1):
+            resized = cv2.resize(surface, (width, height), interpolation=cv2.INTER_LINEAR)
+            surface = np.asarray(resized, np.float32)
+        bright = light.astype(np.float32)
         if self.inverted:
-            np.subtract(np.float32(255), light, out=light)
-        np.divide(light, surface, out=light)
-        np.subtract(np.float32(1), light, out=light)
-        return np.maximum(light, np.float32(0), out=light)
+            bright = 255 - bright
+        return np.asarray(np.maximum(1 - bright / surface, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,9 @@ def cluster(attenuated: Floats) -> Stain:
     steps = np.linspace(level.min(), np.percentile(level, 98), CLUSTERS + 1)[1:-1]
     labels = np.digitize(level, steps).astype(np.int32).reshape(-1, 1)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 20, 1e-3)
-    _, _, centres = cv2.kmeans(
-        samples, CLUSTERS, labels, criteria, 1, cv2.KMEANS_USE_INITIAL_LABELS
-    )
-    centres = np.asarray(centres[np.argsort(np.linalg.norm(centres, axis=1))], np.float32)
+    _, _, found = cv2.kmeans(samples, CLUSTERS, labels, criteria, 1, cv2.KMEANS_USE_INITIAL_LABELS)
+    centres = np.asarray(found, np.float32)
+    centres = centres[np.argsort(np.linalg.norm(centres, axis=1))]
     channel = int(np.argmax(centres[-1]))
     return Stain(centres, channel, float(centres[-1, channel]))
 
@@ -169,7 +169,7 @@ def separate(wanted: Floats, unwanted: Floats) -> tuple[Floats, float]:
 def _mode(values: Floats) -> float:
     """Most frequent grey value, from a smoothed histogram."""
     counts = np.bincount(values.astype(np.int64), minlength=256).astype(np.float64)
-    return float(np.argmax(np.convolve(counts, np.ones(9), mode="same")))
+    return float(np.argmax(np.convolve(counts, np.bartlett(15), mode="same")))
 
 
 def _terms(side: tuple[int, int]) -> Floats:

@@ -184,8 +184,9 @@ def prevalence_interval(
     one half, then a shifted Wald interval is taken). A classifier is not equally good on every
     patient's stain: where it was seen to differ between k patients, a new patient's own
     sensitivity and specificity are one draw more, so (1 + 1/k) times those variances are added and
-    Student's t with k - 1 degrees of freedom takes the normal quantile's place. Without counts sensitivity and specificity
-    are taken as known and the limits are Wilson's, mapped through Rogan and Gladen.
+    Student's t with k - 1 degrees of freedom takes the normal quantile's place. Without counts
+    sensitivity and specificity are taken as known and the limits are Wilson's, mapped through
+    Rogan and Gladen.
 
     Args:
         successes: crops called positive.

@@ -1,7 +1,8 @@
 """Results of record: JSON files that carry how they came to be, and the tables made of them.
 
 A result of record lies under ``dashboards/results/``. A README table is the text between the lines
-``<!-- results: NAME -->`` and ``<!-- end -->``; it is written by :func:`render_into` only.
+``<!-- results: NAME -->`` and ``<!-- end -->``; it is written by :func:`render_into` only. The
+table ``models`` is measured on the spot.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fertiray import provenance
+from fertiray import config, provenance, storage
 from fertiray.errors import InputError
+from fertiray.models.describe import models_table
 
 FOLDER = Path("dashboards") / "results"
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,6 +43,13 @@ def record(name: str, values: dict[str, Any], *, seed: int | None, data_digest: 
     }
     place.write_text(json.dumps({"result": values, "origin": origin}, indent=2) + "\n")
     return place
+
+
+def folder_digest(folder: str) -> str:
+    """Identifies the files of a folder by their paths and sizes."""
+    fs, _ = storage.filesystem(folder)
+    names = storage.list_files(folder)
+    return config.digest([[storage.relative(name, folder), fs.size(name)] for name in names])
 
 
 def render_into(readme: Path) -> dict[str, Any]:
@@ -72,8 +81,12 @@ def render(name: str, folder: Path = FOLDER) -> str:
     Raises:
         InputError: a name without a renderer, or a result that is not there.
     """
+    if name == "models":
+        return models_table() + "\n"
     if name not in RENDERERS:
-        raise InputError(f"results: {name}: unknown table; there are {', '.join(RENDERERS)}")
+        raise InputError(
+            f"results: {name}: unknown table; there are models, {', '.join(RENDERERS)}"
+        )
     place = folder / f"{name}.json"
     if not place.is_file():
         raise InputError(f"{place}: no such result; make it with the command in README.md")
@@ -91,24 +104,28 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def _segmentation(result: dict[str, Any]) -> str:
-    columns = ["fields", "annotated heads", "precision", "recall", "F1", "mean IoU", "s per field"]
+    columns = ["fields", "annotated heads", "precision", "recall", "F1", "mean IoU"]
+    columns += ["acrosome up", "CPU seconds per field, median"]
     rows = [
         [
             f"{name} ({part['fields']})",
             str(part["annotated"]),
             *(f"{part[key]:.3f}" for key in ("precision", "recall", "f1", "mean_iou")),
+            f"{part['acrosome_up_fraction']:.1%}",
             f"{part['seconds_per_field']['median']:.3f}",
         ]
         for name, part in result["fields"].items()
     ]
     text = markdown(columns, rows) + "\n"
     columns = ["single-head images", "images", "exactly one head", "aspect ratio, median (IQR)"]
+    columns += ["by Otsu's threshold"]
     rows = [
         [
-            f"{name}: {row['class']}",
-            str(row["n"]),
+            f"{name}: {row['name']}",
+            str(row["images"]),
             f"{row['exactly_one_fraction']:.1%}",
-            f"{row['median_aspect']:.2f} ({row['iqr_aspect'][0]:.2f} to {row['iqr_aspect'][1]:.2f})",
+            "{median:.2f} ({q1:.2f} to {q3:.2f})".format(**row["aspect"]),
+            f"{row['otsu_aspect']:.2f}",
         ]
         for name, part in result["single"].items()
         for row in part["classes"]

@@ -2,7 +2,7 @@
 
 The paper (zona_vgg13) gives the number of layers, the input (grey 128 x 128), batch 6, 50 epochs
 and learning rate 0.01; the widths are left open. Settled here: both convolutions 5 x 5 with stride
-2, 16 and 32 channels, ReLU after each, and a 4 x 4 max-pool, so that the linear layer sees an
+2, 32 and 64 channels, ReLU after each, and a 4 x 4 max-pool, so that the linear layer sees an
 8 x 8 map of a 128-pixel crop.
 """
 
@@ -18,7 +18,7 @@ from fertiray.models.staged import Staged
 class BasicCNN(Staged):
     """Grey crops to class logits.
 
-    Named tensors: ``conv1``, ``conv2``, ``embedding`` (N x 32 size^2 / 256), ``logits``.
+    Named tensors: ``conv1``, ``conv2``, ``embedding`` (N x size^2 / 4), ``logits``.
 
     Args:
         num_classes: number of logits.
@@ -30,10 +30,10 @@ class BasicCNN(Staged):
         super().__init__()
         if size % 16:
             raise ValueError(f"basic_cnn needs an input size that is a multiple of 16, got {size}")
-        self.conv1 = nn.Conv2d(in_channels, 16, 5, stride=2, padding=2)
-        self.conv2 = nn.Conv2d(16, 32, 5, stride=2, padding=2)
+        self.conv1 = nn.Conv2d(in_channels, 32, 5, stride=2, padding=2)
+        self.conv2 = nn.Conv2d(32, 64, 5, stride=2, padding=2)
         self.pool = nn.MaxPool2d(4)
-        self.classifier = nn.Linear(32 * (size // 16) ** 2, num_classes)
+        self.classifier = nn.Linear(64 * (size // 16) ** 2, num_classes)
 
     def stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """From N x C x size x size float; maps of side size / 2 and size / 4."""

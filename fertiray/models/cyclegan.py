@@ -10,6 +10,7 @@ Shapes: N images, C channels in [-1, 1], H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class PatchGANDiscriminator(Staged):
         super().__init__()
         widths = (channels, width, 2 * width, 4 * width, 8 * width)
         self.blocks = nn.ModuleList()
-        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (before, after) in enumerate(pairwise(widths)):
             layers: list[nn.Module] = [
                 nn.Conv2d(before, after, 4, stride=2 if number < 3 else 1, padding=1)
             ]

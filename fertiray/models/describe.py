@@ -81,14 +81,13 @@ def models_table() -> str:
     for row in describe_models():
         _, channels, height, width = row["input_shape"]
         outputs = ", ".join(
-            f"{name} {' x '.join(map(str, shape[1:]))}"
-            for name, shape in row["outputs"].items()
+            f"{name} {' x '.join(map(str, shape[1:]))}" for name, shape in row["outputs"].items()
         )
         params, gmacs = row["reported"]["params"], row["reported"]["gmacs"]
         lines.append(
             f"| `{row['name']}` | {', '.join(row['papers'])} | {channels} x {height} x {width}"
             f" | {outputs} | {row['params'] / 1e6:.3f}"
-            + (f" ({params / 1e6:.6g})" if params else "")
+            + (f" ({params / 1e6:.7g})" if params else "")
             + f" | {row['gmacs']:.3f}"
             + (f" ({gmacs:g})" if gmacs else "")
             + f" | {row['note']} |"

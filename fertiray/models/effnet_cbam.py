@@ -46,9 +46,9 @@ class CBAM(nn.Module):
 class EffNetCBAM(Staged):
     """Sperm-head images to logits.
 
-    Named tensors: ``features`` (the backbone's map), ``channel`` (after channel attention), ``mask``
-    (spatial attention), ``attention`` (after both: the last convolutional map, which Grad-CAM++
-    looks at), ``embedding`` (N x C), ``logits``.
+    Named tensors: ``features`` (the backbone's map), ``channel`` (after channel attention),
+    ``mask`` (spatial attention), ``attention`` (after both: the last convolutional map, which
+    Grad-CAM++ looks at), ``embedding`` (N x C), ``logits``.
 
     Args:
         num_classes: K.

@@ -4,10 +4,10 @@ Yang, Sun, Huang, Zhang & Zhang, section III and Fig. 1: backbone features are s
 two streams, which a reversible sequence of n passes mixes; joined again they are pooled to
 second-order statistics, embedded, and classified.
 
-The paper gives the totals (44.35 M parameters with ResNet-50, 12.34 M with EfficientNet-B0) but not
-the widths. Settled here so that both totals come out within 0.2%: F is one 3 x 3 convolution, G ends
-in one; the bottleneck of W_c is a quarter; the two pooled vectors have 32 entries; the layers after
-them have 128, 512 and 128. Every row of Tables IV and V and of Fig. 10 is a setting of ``n``,
+The paper gives the totals (44.35 M parameters with ResNet-50, 12.34 M with EfficientNet-B0) but
+not the widths. Settled here so that both totals come out within 0.2%: F is one 3 x 3 convolution, G
+ends in one; the bottleneck of W_c is a quarter; the two pooled vectors have 32 entries; the layers
+after them have 128, 512 and 128. Every row of Tables IV and V and of Fig. 10 is a setting of ``n``,
 ``bilinear`` and ``acrosome``; the loss terms are the training's.
 
 Shapes: N images, C channels, H x W pixels of a map (16 x 16 for a 512-pixel image).
@@ -73,7 +73,8 @@ class ConvFunction(PassFunction):
     def forward(self, x: Tensor, step: int, update: bool) -> Tensor:
         """N x C x H x W to the same shape."""
         x = self.conv(self.before(x, step, update))
-        return self.after(x, step, update).relu()
+        y: Tensor = self.after(x, step, update).relu()
+        return y
 
 
 class AttentionFunction(PassFunction):

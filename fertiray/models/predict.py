@@ -42,11 +42,22 @@ class Predictor:
         ]
         return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
+    @torch.inference_mode()
+    def by_task(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """As calling it, for a multi-task network: N x K_t float32 probabilities by task."""
+        self.model.eval()
+        parts = [
+            self.model(self.normalise(part.to(self.device)))
+            for part in torch.from_numpy(crops).split(self.batch_size)
+        ]
+        return {
+            task: torch.cat([part[task].float().softmax(1).cpu() for part in parts]).numpy()
+            for task in parts[0]
+        }
 
-def call(
-    probabilities: NDArray[np.float32], positive: int, threshold: float
-) -> NDArray[np.int64]:
-    """The class of each crop: the positive one from its operating threshold on, else the best other.
+
+def call(probabilities: NDArray[np.float32], positive: int, threshold: float) -> NDArray[np.int64]:
+    """The class of each crop: the positive one from its threshold on, else the best other.
 
     Args:
         probabilities: N x K float, rows sum to 1.

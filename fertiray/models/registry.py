@@ -100,9 +100,7 @@ MODELS: dict[str, ModelSpec] = {
     "msres_a2": ModelSpec(partial(MSRes, repetitions=(2, 1, 1)), (EMBRYO,), "ablation: 2, 1, 1"),
     "msres_a3": ModelSpec(partial(MSRes, repetitions=(2, 2, 1)), (EMBRYO,), "ablation: 2, 2, 1"),
     "msres_a4": ModelSpec(partial(MSRes, repetitions=(3, 2, 1)), (EMBRYO,), "ablation: 3, 2, 1"),
-    "densenet121": ModelSpec(
-        partial(_timm, "densenet121"), (EMBRYO,), "baseline", pretrained=True
-    ),
+    "densenet121": ModelSpec(partial(_timm, "densenet121"), (EMBRYO,), "baseline", pretrained=True),
     "resnet50": ModelSpec(
         partial(_timm, "resnet50"), (EMBRYO, MADR), "baseline and backbone", pretrained=True
     ),

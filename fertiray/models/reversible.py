@@ -11,13 +11,14 @@ storing them. The gradients are those of plain autograd, up to the rounding of t
 What to know:
 
 - **BatchNorm.** Each pass has running statistics of its own, under shared scale and offset: a
-  shared one would be moved n times a step by n different distributions. They are updated once a step
-  and not again in the recomputation.
+  shared one would be moved n times a step by n different distributions. They are updated once a
+  step and not again in the recomputation.
 - **Randomness.** F and G must not draw random numbers: a dropout mask would not be the same in the
   recomputation. MADRNet's have none.
-- **Mixed precision.** Under autocast the streams are float32, because ``(a + b) - b`` is not ``a`` in
-  bfloat16, and F and G run in the autocast dtype; backward recomputes under the autocast state of
-  forward. Training with the parameters themselves in 16 bits rebuilds the streams only roughly.
+- **Mixed precision.** Under autocast the streams are float32, because ``(a + b) - b`` is not
+  ``a`` in bfloat16, and F and G run in the autocast dtype; backward recomputes under the autocast
+  state of forward. Training with the parameters themselves in 16 bits rebuilds the streams only
+  roughly.
 - **DistributedDataParallel** works: gradients reach the parameters through the one autograd node.
 - **torch.compile** works with a graph break: in training the sequence runs eagerly between the
   compiled rest, so ``fullgraph=True`` is refused. Without gradients it is traced like any layer.
@@ -28,6 +29,7 @@ Shapes: N images, C channels of one stream, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,7 +64,8 @@ class PassNorm(nn.Module):
         """
         own: nn.BatchNorm2d = self.statistics[step]  # type: ignore[assignment]
         mean, var = own.running_mean, own.running_var
-        assert own.num_batches_tracked is not None and own.momentum is not None
+        assert own.num_batches_tracked is not None
+        assert own.momentum is not None
         if own.training and update:
             own.num_batches_tracked.add_(1)
         elif own.training:
@@ -123,12 +126,6 @@ class ReversibleSequence(nn.Module):
         return y1, y2
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _recomputing(sequence: ReversibleSequence, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
-    streams: tuple[Tensor, Tensor] = _Recompute.apply(sequence, x1, x2, *sequence.parameters())  # type: ignore[no-untyped-call]
-    return streams
-
-
 class _Recompute(torch.autograd.Function):
     """The sequence as one autograd node that stores its two outputs and nothing else."""
 
@@ -152,7 +149,7 @@ class _Recompute(torch.autograd.Function):
         return y1, y2
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d1: Tensor, d2: Tensor) -> tuple[Tensor | None, ...]:
         sequence: ReversibleSequence = ctx.sequence
         y1, y2 = ctx.saved_tensors
@@ -187,3 +184,12 @@ def _pull_back(
     for parameter, part in zip(parameters, own, strict=True):
         totals[parameter] = totals[parameter] + part if parameter in totals else part
     return value.detach(), through
+
+
+def _apply(sequence: ReversibleSequence, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+    apply: Callable[..., tuple[Tensor, Tensor]] = _Recompute.apply
+    return apply(sequence, x1, x2, *sequence.parameters())
+
+
+# Dynamo does not trace a backward that itself calls autograd: it breaks the graph here.
+_recomputing: Callable[..., tuple[Tensor, Tensor]] = torch.compiler.disable(_apply)

@@ -8,6 +8,7 @@ channels, global average pooling, dropout 0.5 and one linear layer.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -33,9 +34,8 @@ class SimpleCNN(Staged):
         super().__init__()
         if size < 8:
             raise ValueError(f"size must be at least 8 pixels for three max-poolings, got {size}")
-        channels = (in_channels, *WIDTHS)
         self.blocks = nn.ModuleList(
-            conv_block(before, after) for before, after in zip(channels, WIDTHS, strict=False)
+            conv_block(before, after) for before, after in pairwise((in_channels, *WIDTHS))
         )
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout(0.5)

@@ -3,15 +3,19 @@
 Grey input to an RGB backbone is handled in one way everywhere: the first convolution's weights are
 summed over the three colours, which gives exactly the output of the grey channel repeated thrice.
 
-``FERTIRAY_WEIGHTS`` names a folder of ``<architecture>.safetensors`` files with the keys of timm (of
-torchvision for VGG13); :data:`LOCAL_FILES` lists those that go by another name.
+``FERTIRAY_WEIGHTS`` names a folder of ``<architecture>.safetensors`` files with the keys of timm
+(of torchvision for VGG13); :data:`LOCAL_FILES` lists those that go by another name.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import huggingface_hub
 import timm
 import torch
 import torchvision
@@ -63,6 +67,8 @@ def backbone(
     path = _local_file(name) if pretrained else None
     state = _read(path) if path is not None else None
     overlay = {"state_dict": dict(state)} if state is not None else None
+    if pretrained and path is None:
+        _require_hub(name)
     try:
         model: nn.Module = timm.create_model(
             name,
@@ -119,7 +125,7 @@ def vgg(name: str, num_classes: int, *, in_channels: int, pretrained: bool) -> V
         rgb = model.features[0]
         first = nn.Conv2d(in_channels, rgb.out_channels, 3, padding=1)
         first.weight.data = adapt_input_conv(in_channels, rgb.weight.data)
-        first.bias.data = rgb.bias.data
+        first.bias = rgb.bias
         model.features[0] = first
     model.classifier[-1] = nn.Linear(model.classifier[-1].in_features, num_classes)
     return model
@@ -143,8 +149,21 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a safetensors file ({error})") from error
 
 
+def _require_hub(name: str) -> None:
+    """Says at once what the hub's client says after a minute of retries: that there is no hub."""
+    host = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
+    if isinstance(cached, str) or getproxies():
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise _unusable(name, None, error) from error
+
+
 def _require_keys(model: nn.Module, state: dict[str, torch.Tensor], what: str) -> None:
-    """timm loads what fits and only warns of the rest; a wrong file must not pass for weights."""
+    """Timm loads what fits and only warns of the rest; a wrong file must not pass for weights."""
     classifier: str = model.default_cfg["classifier"]  # type: ignore[assignment, index]
     own = {
         key

@@ -15,7 +15,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
     """A connection to Ray, closed afterwards unless it was there before.
 
     Inside ``ray job submit`` that is the job's cluster; with an address, that cluster; else one of
-    this machine's cores, on the loopback interface and without a dashboard.
+    this machine's cores, without a dashboard. Token authentication is on, as Ray has it by default.
     """
     if ray.is_initialized():
         yield
@@ -26,12 +26,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
     if target:
         ray.init(address=target, logging_level=logging.WARNING)
     else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            logging_level=logging.WARNING,
-        )
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ does not grow with the cohort, and an actor that dies costs the one shard it was
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,8 +31,14 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         columns = [batch[field.name].tolist() for field in dataclasses.fields(RowGroup)]
         groups = [RowGroup(*values) for values in zip(*columns, strict=True)]
-        results = [dataclasses.asdict(self.score_shard(group)) for group in groups]
-        return {key: [result[key] for result in results] for key in results[0]}
+        return {"result": [self._result(group) for group in groups]}
+
+    def _result(self, group: RowGroup) -> str:
+        """JSON of the shard's result, or of what is wrong with the store: Ray loses error types."""
+        try:
+            return json.dumps(dataclasses.asdict(self.score_shard(group)))
+        except InputError as error:
+            return json.dumps({"unusable": str(error)})
 
 
 def score_on_ray(
@@ -71,17 +78,8 @@ def score_on_ray(
             num_cpus=cpus_per_worker(workers),
             num_gpus=min(1.0, gpus / workers) if gpus else None,
         )
-        try:
-            for row in results.iter_rows():
-                report(ShardResult(**row))
-        except Exception as error:
-            raise _users_own(error) or error from error
-
-
-def _users_own(error: BaseException | None) -> InputError | None:
-    """The InputError that a worker raised, from inside Ray's wrappings."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return InputError(str(error).strip().splitlines()[-1])
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+        for row in results.iter_rows():
+            result = json.loads(row["result"])
+            if "unusable" in result:
+                raise InputError(result["unusable"])
+            report(ShardResult(**result))

@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import fertiray
@@ -28,6 +30,7 @@ def submit(
     *,
     address: str | None = None,
     wait: bool = True,
+    python: str | None = None,
     logs: TextIO | None = None,
 ) -> dict[str, Any]:
     """Runs ``fertiray VERB ARGUMENTS`` as a job on a Ray cluster.
@@ -41,6 +44,8 @@ def submit(
         arguments: its arguments.
         address: the cluster's dashboard; ``RAY_API_SERVER_ADDRESS`` or this machine by default.
         wait: stream the logs and wait for the end.
+        python: the cluster's interpreter with this project's packages; by default this very one
+            where the cluster is this machine, else ``python``.
         logs: where the job's output goes; None for stderr.
 
     Returns:
@@ -50,7 +55,9 @@ def submit(
         InputError: no cluster answers there, or it refuses the token.
     """
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
-    command = ["python", "-m", "fertiray", verb, *absolute_paths(arguments)]
+    here = urlsplit(where).hostname in {"127.0.0.1", "localhost", "::1"}
+    interpreter = python or (sys.executable if here else "python")
+    command = [interpreter, "-m", "fertiray", verb, *absolute_paths(arguments)]
     with tempfile.TemporaryDirectory(prefix="fertiray-job-") as folder:
         package = Path(fertiray.__file__).parent
         ignored = shutil.ignore_patterns("__pycache__")
@@ -60,7 +67,7 @@ def submit(
             job_id = client.submit_job(
                 entrypoint=shlex.join(command), runtime_env={"working_dir": folder}
             )
-        except (ConnectionError, RuntimeError) as error:
+        except (AuthenticationError, ConnectionError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"--address {where}: {reason}; start a cluster with ray start --head, and set"

@@ -67,5 +67,5 @@ def test_table_is_markdown_with_a_line_each(rows, monkeypatch):
     assert len(lines) == 2 + len(MODELS)
     assert len({line.count("|") for line in lines}) == 1
     line = next(line for line in lines if line.startswith("| `msres` "))
-    assert "2.245 (2.24462)" in line
+    assert "2.245 (2.244616)" in line
     assert "15.633 (15.63)" in line

@@ -102,7 +102,8 @@ def test_the_classifier_sees_what_is_named(seeded, picture):
     model = seeded(tiny())
     found = intermediates(model, picture(2, 3, 64))
     for name in ("backbone", "reversible", "attention", "embedding"):
-        (gradient,) = torch.autograd.grad(found["logits"][:, 0].sum(), found[name], retain_graph=True)
+        logit = found["logits"][:, 0].sum()
+        (gradient,) = torch.autograd.grad(logit, found[name], retain_graph=True)
         assert gradient.abs().max() > 0
 
 

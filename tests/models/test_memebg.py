@@ -1,5 +1,6 @@
 """One embedding, any set of grades, partly labelled batches, and a grade added later."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -8,6 +9,8 @@ from torch.nn import functional as F
 from fertiray.errors import InputError
 from fertiray.models import build_model
 from fertiray.models.memebg import UNLABELLED, MEmEBG, SingleTask, joint_loss
+from fertiray.models.predict import Predictor
+from fertiray.models.preprocess import Normalise, Preprocessing
 from fertiray.models.staged import intermediates
 
 
@@ -36,6 +39,18 @@ def test_equals_its_two_encoders_by_hand(model, picture):
             expected = F.linear(h, w[f"heads.{task}.weight"], w[f"heads.{task}.bias"])
             assert found[task].shape == (2, classes)
             assert torch.allclose(found[task], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predictor_gives_probabilities_by_task(model):
+    crops = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(28)
+    found = Predictor(model, preprocessing, batch_size=2).by_task(crops)
+    with torch.no_grad():
+        logits = model(Normalise(preprocessing)(torch.from_numpy(crops)))
+    assert list(found) == ["EXP", "ICM", "TE"]
+    for task, values in found.items():
+        assert values.dtype == np.float32
+        assert np.allclose(values, logits[task].softmax(1).numpy(), atol=1e-5)
 
 
 def test_names(model, picture):

@@ -93,7 +93,7 @@ def test_density_of_a_blank_crop_is_finite_and_zero():
     ],
 )
 def test_nonsense_is_refused(arguments):
-    with pytest.raises(ValueError, match="must|needs"):
+    with pytest.raises(ValueError, match=r"must|needs"):
         Preprocessing(**arguments)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -49,12 +50,7 @@ def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    made = subprocess.run(
-        [RAY, "get-auth-token", "--generate"], env=environment, capture_output=True, text=True
-    )
-    assert made.returncode == 0, made.stderr
-    if not token.exists():
-        token.write_text(made.stdout.strip().splitlines()[-1])
+    token.write_text(secrets.token_hex(32))
     start = [
         *(RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"),
@@ -126,5 +122,6 @@ def test_without_the_token_nothing_runs(head, tmp_path):
     wrong.write_text("0" * 64)
     done = submit(head, "score", "x", RAY_AUTH_TOKEN_PATH=str(wrong))
     assert done.returncode == 2
-    assert done.stderr.startswith("fertiray: --address")
-    assert done.stderr.count("\n") == 1
+    assert "fertiray: --address" in done.stderr
+    assert "token" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """Bulk scoring: the books balance, runs resume, and another configuration is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fertiray import checkpoint
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import InputError
@@ -129,11 +131,10 @@ def test_another_configuration_is_refused_and_a_fresh_start_is_possible(
     out = tmp_path / "run"
     shutil.copytree(whole[0], out)
     other = tmp_path / "other"
-    shutil.copytree(zona_checkpoint, other)
-    meta = json.loads((other / "meta.json").read_text())
-    meta["operating"]["threshold"] = 0.9
-    meta["name"] = "zona"
-    (other / "meta.json").write_text(json.dumps(meta))
+    model, meta = checkpoint.load(str(zona_checkpoint))
+    operating = dataclasses.replace(meta.operating, threshold=0.9)
+    changed = dataclasses.replace(meta, name="zona", operating=operating)
+    checkpoint.save(str(other), model, changed)
     job = ScoringJob(store, (str(other),), str(out))
     with pytest.raises(InputError, match="holds a run with another models"):
         score(job, score_locally, workers=1)
@@ -152,6 +153,25 @@ def test_lost_rows_are_noticed(whole, store, zona_checkpoint, tmp_path):
     job = ScoringJob(store, (zona_checkpoint,), str(out))
     with pytest.raises(CountsError, match=victim.stem):
         score(job, score_locally, workers=1)
+
+
+def test_two_checkpoints_in_one_pass_score_as_each_alone(whole, store, zona_checkpoint, tmp_path):
+    model, meta = checkpoint.load(zona_checkpoint)
+    settings = dataclasses.replace(meta.preprocessing, window=0.5)
+    second = dataclasses.replace(meta, name="second", preprocessing=settings)
+    checkpoint.save(str(tmp_path / "second"), model, second)
+    both = (zona_checkpoint, str(tmp_path / "second"))
+    result = score(ScoringJob(store, both, str(tmp_path / "both")), score_locally, workers=2)
+    assert result["rows_in"] == result["scored"] + result["rejected"] == PATIENTS * CROPS
+    together = rows(tmp_path / "both", "scores")
+    first = rows(whole[0], "scores")
+    assert together.filter(pl.col("model") == meta.name).equals(first)
+    score(ScoringJob(store, both[1:], str(tmp_path / "alone")), score_locally, workers=2)
+    alone = rows(tmp_path / "alone", "scores")
+    assert together.filter(pl.col("model") == "second").equals(alone)
+    assert not alone["p_bound"].equals(first["p_bound"])
+    patients = pl.read_parquet(tmp_path / "both" / "patients.parquet")
+    assert len(patients) == 2 * PATIENTS
 
 
 def test_s3_in_and_out_gives_the_same_rows(whole, store, zona_checkpoint, s3):

@@ -1,8 +1,9 @@
 """A checkpoint as one self-contained program that runs without this package.
 
 ``torch.export`` rather than ONNX: it needs no further package, keeps every operator of these
-networks as it is, and is what AOTInductor and ExecuTorch compile from. The program takes uint8 crops
-and gives probabilities, so that colour, normalisation and softmax cannot be got wrong outside.
+networks as it is, and is what AOTInductor and ExecuTorch compile from. The program takes uint8
+crops and gives probabilities, so that colour, normalisation and softmax cannot be got wrong
+outside.
 """
 
 from __future__ import annotations
