@@ -126,7 +126,7 @@ def test_the_card_is_written_beside(folder):
         "| sensitivity | 90.0% of 40 |",
         "| specificity | 95.0% of 60 |",
         "| accuracy | 0.93 |",
-        "| parameters | 13,506 |",  # 25 * 16 + 16, 400 * 32 + 32, 128 * 2 + 2
+        "| parameters | 52,610 |",  # 25 * 32 + 32, 800 * 64 + 64, 256 * 2 + 2
         "torch 2.15.0",
         json.loads((folder / "meta.json").read_text())["weights_sha256"],
     ):

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from fertiray import storage
 from fertiray.errors import InputError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+AGENT_S = 60  # seconds that a new cluster may take until it accepts jobs
 PATH_FLAGS = ("--out", "--checkpoint", "--data")
 
 
@@ -64,9 +66,7 @@ def submit(
         shutil.copytree(package, Path(folder) / "fertiray", ignore=ignored)
         try:
             client = JobSubmissionClient(where)
-            job_id = client.submit_job(
-                entrypoint=shlex.join(command), runtime_env={"working_dir": folder}
-            )
+            job_id = _submit(client, shlex.join(command), folder)
         except (AuthenticationError, ConnectionError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
@@ -84,6 +84,20 @@ def submit(
         "status": str(details.status),
         "exit_code": failed if code is None else code,
     }
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, folder: str) -> str:
+    """Submits, and waits for the job agent of a cluster that has only just been started."""
+    give_up = time.monotonic() + AGENT_S
+    while True:
+        try:
+            return str(
+                client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": folder})
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(1)
 
 
 async def _stream(client: JobSubmissionClient, job_id: str, logs: TextIO) -> None:
