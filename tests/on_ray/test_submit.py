@@ -55,6 +55,8 @@ def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
         *(RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"),
         *("--ray-client-server-port", str(free_port())),
+        # The default port may be taken by the suite's own cluster; without an agent, no jobs.
+        *("--dashboard-agent-listen-port", str(free_port())),
         *("--temp-dir", str(tmp_path_factory.mktemp("ray", numbered=False)), "--block"),
     ]
     with (tmp_path_factory.mktemp("log") / "head.log").open("wb") as log:
