@@ -29,6 +29,7 @@ Shapes: N images, C channels of one stream, H x W pixels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +76,12 @@ class PassNorm(nn.Module):
         )
 
 
-class PassFunction(nn.Module):
+class PassFunction(nn.Module, ABC):
     """What F and G are: a function of a stream, of the pass and of whether statistics move."""
 
+    @abstractmethod
     def forward(self, x: Tensor, step: int, update: bool) -> Tensor:
         """N x C x H x W to the same shape."""
-        raise NotImplementedError
 
 
 class ReversibleSequence(nn.Module):

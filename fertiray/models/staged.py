@@ -7,21 +7,22 @@ of the same graph, so that a gradient of the logits with respect to any of them 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
 
-class Staged(nn.Module):
+class Staged(nn.Module, ABC):
     """A network written as a generator of named tensors, of which the last one is ``logits``.
 
     The forward pass runs the same generator and keeps only what comes last, so a name can never
     stand for something that the network does not compute.
     """
 
+    @abstractmethod
     def stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yields ``(name, tensor)`` from the input to the logits, in the order of computation."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W float to N x K logits."""

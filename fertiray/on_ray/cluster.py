@@ -36,7 +36,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
 def cpus_per_worker(workers: int) -> float:
     """CPUs that each of ``workers`` actors may claim so that all of them fit the cluster.
 
-    A tenth of a core is left for the tasks that feed them; Ray's CPUs are a promise, not a limit.
+    Half a core is left for the tasks that feed them; Ray's CPUs are a promise, not a limit.
     """
     total = float(ray.cluster_resources().get("CPU", 1))
     return max(0.01, min(1.0, round((total - 0.5) / workers - 0.005, 2)))

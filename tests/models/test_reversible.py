@@ -194,7 +194,7 @@ def ddp_worker(rank, folder):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    parts = torch.load(Path(folder) / "batch.pt").chunk(2)
+    parts = torch.load(Path(folder) / "batch.pt", weights_only=True).chunk(2)
     found = {}
     for recompute in (True, False):
         model = Around(recompute)
@@ -217,7 +217,7 @@ def test_distributed_data_parallel(tmp_path):
     ddp_worker(0, str(tmp_path))
     other.join()
     assert other.exitcode == 0
-    first, second = (torch.load(tmp_path / f"grads{rank}.pt") for rank in (0, 1))
+    first, second = (torch.load(tmp_path / f"grads{rank}.pt", weights_only=True) for rank in (0, 1))
     assert difference(first[True], second[True]) == 0.0
     assert difference(first[True], first[False]) < 1e-5
     alone = []
