@@ -12,7 +12,7 @@ import typer
 
 from fertiray import console
 from fertiray.console import Result, show
-from fertiray.errors import InputError
+from fertiray.errors import CountsError, InputError
 
 # Typer carries click within itself since 0.26, so its classes are reached through typer's own.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
+    except CountsError as error:
+        console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
     except UsageError as error:
         where = error.ctx.command_path if error.ctx else "fertiray"
         message = f"{where}: {error.format_message()} (see {where} --help)"

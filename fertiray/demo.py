@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,8 @@ def _fields_by_patient(store: Path) -> dict[str, int]:
 
 
 def _draw(folder: Path, seed: int, workers: int, **cohort: Any) -> dict[str, Any]:
+    if folder.exists() and not (folder / "truth.json").exists():
+        shutil.rmtree(folder)  # an earlier call was stopped while drawing; the truth comes last
     with console.progress("drawing", "fields") as progress:
         return synth_fields(folder, seed=seed, workers=workers, progress=progress, **cohort)
 

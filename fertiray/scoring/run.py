@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from fertiray import checkpoint, config, provenance, storage
 from fertiray.data.crops import RowGroup, row_groups
-from fertiray.errors import InputError
+from fertiray.errors import CountsError, InputError
 from fertiray.scoring.aggregate import VerdictOn, aggregate_run, write_tables
 from fertiray.scoring.report import write_report
 from fertiray.scoring.scorer import unique_names
@@ -20,10 +20,6 @@ from fertiray.scoring.shards import ScoringJob, ShardResult, done_shards, peak_r
 from fertiray.scoring.verdicts import ModelInfo
 
 PLAN = "plan.json"
-
-
-class CountsError(RuntimeError):
-    """Rows in are not scored plus rejected: something was lost or counted twice."""
 
 
 class Runner(Protocol):
@@ -82,12 +78,14 @@ def score(
     todo = [group for group in groups if shard_name(group) not in done]
     finished = rows_in - sum(group.rows for group in todo)
     results: list[ShardResult] = []
+    fresh = 0
 
     def report(result: ShardResult) -> None:
+        nonlocal fresh
         results.append(result)
+        fresh += result.scored + result.rejected
         if progress is not None:
-            count = sum(result.scored + result.rejected for result in results)
-            progress(finished + count, rows_in)
+            progress(finished + fresh, rows_in)
 
     if progress is not None:
         progress(finished, rows_in)
@@ -96,7 +94,6 @@ def score(
     counts = reconcile(job.out, groups, len(metas))
     tables = aggregate_run(job.out, models, verdict_on=verdict_on)
     write_tables(job.out, tables)
-    fresh = sum(result.scored + result.rejected for result in results)
     seconds = time.perf_counter() - clock
     rate = round(fresh / scoring_s, 1) if fresh else None
     record = {

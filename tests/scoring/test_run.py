@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +13,8 @@ import pytest
 from fertiray import checkpoint
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
-from fertiray.errors import InputError
-from fertiray.scoring.run import CountsError, score
+from fertiray.errors import CountsError, InputError
+from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
 
 PATIENTS, CROPS, CORRUPT = 3, 800, 12
@@ -153,6 +155,13 @@ def test_lost_rows_are_noticed(whole, store, zona_checkpoint, tmp_path):
     job = ScoringJob(store, (zona_checkpoint,), str(out))
     with pytest.raises(CountsError, match=victim.stem):
         score(job, score_locally, workers=1)
+    command = ["score", store, "--checkpoint", zona_checkpoint, "--out", str(out), "--local"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fertiray", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert victim.stem in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_checkpoints_in_one_pass_score_as_each_alone(whole, store, zona_checkpoint, tmp_path):
