@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,24 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fertiray import console
+from fertiray.cli_data import app as data_app
+from fertiray.cli_options import (
+    Address,
+    Checkpoints,
+    Device,
+    GroupBy,
+    Json,
+    Labelled,
+    Local,
+    Model,
+    PaperKey,
+    Record,
+    Resume,
+    Settings,
+    VerdictBasis,
+    Workers,
+    cores,
+)
 from fertiray.console import Result, show
 from fertiray.errors import CountsError, InputError
 
@@ -24,32 +41,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Synthetic cohorts and data checks.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-GroupBy = Annotated[
-    str | None,
-    typer.Option(help="Regular expression on the file name; its first group is the patient."),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Parallel workers; by default one a core.")
-]
-Checkpoints = Annotated[
-    list[str], typer.Option("--checkpoint", help="Checkpoint folder; repeat for several in a pass.")
-]
-Local = Annotated[bool, typer.Option("--local", help="Without Ray, in this process.")]
-Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Go on where an earlier run stopped.")
-]
-VerdictBasis = Annotated[
-    Literal["prevalence", "fraction"],
-    typer.Option(help="What the verdict follows: corrected prevalence, or the raw fraction."),
-]
-Record = Annotated[
-    bool, typer.Option("--record", help="Write the result of record below dashboards/results.")
-]
-Address = Annotated[str | None, typer.Option(help="Ray cluster; by default a local one.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,10 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.notices.print("fertiray: interrupted; the same command goes on where it stopped")
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @app.command()
@@ -130,85 +118,6 @@ def export(
     show(Result(values), as_json=json)
 
 
-@data_app.command("synth")
-def data_synth(
-    out: Annotated[str, typer.Option(help="Folder to write.")],
-    patients: Annotated[int, typer.Option(help="Number of patients.")],
-    crops: Annotated[int, typer.Option(help="Sperm heads of each patient.")],
-    seed: Annotated[int, typer.Option(help="Names the cohort.")] = 0,
-    kind: Annotated[
-        Literal["crops", "fields"], typer.Option("--as", help="Head crops or whole smear fields.")
-    ] = "crops",
-    fraction: Annotated[
-        float | None, typer.Option(help="Bound fraction of every patient, for training sets.")
-    ] = None,
-    stain: Annotated[Literal["blue", "pink", "mixed"], typer.Option(help="Look.")] = "blue",
-    workers: Workers = None,
-    json: Json = False,
-) -> None:
-    """Write a synthetic cohort with known truth."""
-    from fertiray.data.synthetic import synth_crops, synth_fields
-
-    make = synth_crops if kind == "crops" else synth_fields
-    with console.stdout_kept_clean(), console.progress("drawing", "images") as progress:
-        truth = make(
-            out,
-            patients=patients,
-            crops=crops,
-            seed=seed,
-            fractions=fraction,
-            stain=stain,
-            workers=workers or _cores(),
-            progress=progress,
-        )
-    rows = [
-        [p["patient_id"], p["group"], p["n"], f"{p['truth_bound_fraction']:.2%}"]
-        for p in truth["patients"]
-    ]
-    table = console.table("patient", "group", "heads", "bound", rows=rows)
-    show(Result({**truth, "out": out}, table), as_json=json)
-
-
-@data_app.command("eval-segmentation")
-def data_eval_segmentation(
-    folder: Annotated[
-        str, typer.Argument(help="Annotated fields, or class folders with --single.")
-    ],
-    only: Annotated[str | None, typer.Option(help="Regular expression: these files only.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Regular expression: not these.")] = None,
-    single: Annotated[bool, typer.Option("--single", help="One head an image.")] = False,
-    json: Json = False,
-) -> None:
-    """Compare segmented heads with annotated ones: precision, recall, F1, IoU, seconds a field."""
-    from fertiray.evaluation.segmentation import evaluate_fields, evaluate_single
-
-    with console.stdout_kept_clean():
-        if single:
-            values = evaluate_single(folder)
-        else:
-            values = evaluate_fields(folder, only=only, exclude=exclude)
-    show(Result(values), as_json=json)
-
-
-@data_app.command("record-segmentation")
-def data_record_segmentation(
-    data: Annotated[
-        str,
-        typer.Argument(envvar="FERTIRAY_DATA", help="Folder with smear_fields, hushem and smids."),
-    ],
-    json: Json = False,
-) -> None:
-    """Write the segmentation's result of record: annotated fields and single-head sets."""
-    from fertiray.evaluation import results
-    from fertiray.evaluation.segmentation import record_of
-
-    with console.stdout_kept_clean():
-        values = record_of(data)
-        digest = results.folder_digest(data)
-        place = results.record("segmentation", values, seed=None, data_digest=digest)
-    show(Result({**values, "record": str(place)}), as_json=json)
-
-
 @app.command()
 def segment(
     fields: Annotated[str, typer.Argument(help="Folder, patient/slide/field tree, or s3:// URI.")],
@@ -234,7 +143,7 @@ def segment(
             fields,
             out,
             group_by=group_by,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             single=single,
             labels=None if labels == "none" else labels,
             head_length=head_length,
@@ -262,44 +171,103 @@ def ingest(
 
 @app.command()
 def train(
-    paper: Annotated[str, typer.Argument(help="Key of the paper.")],
-    data: Annotated[str, typer.Option(help="Labelled folder or labelled crop store.")],
-    out: Annotated[str, typer.Option(help="Checkpoint folder to write.")],
-    model: Annotated[str | None, typer.Option(help="One of the paper's models.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, over the paper's recipe.")
+    paper: PaperKey,
+    data: Labelled,
+    out: Annotated[str, typer.Option(help="Checkpoint folder to write, local or s3://.")],
+    model: Model = None,
+    settings: Settings = None,
+    split: Annotated[str | None, typer.Option(help="split.json of an earlier training.")] = None,
+    device: Device = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray Train workers; without it, this process trains.")
     ] = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-    workers: Annotated[int, typer.Option(min=1, help="Training processes; one so far.")] = 1,
-    local: Annotated[
-        bool, typer.Option("--local", help="Without Ray, in this process, as one worker is anyway.")
-    ] = False,
+    local: Local = False,
+    resume: Resume = True,
+    address: Address = None,
     json: Json = False,
 ) -> None:
     """Train one model of a paper."""
-    from fertiray import config
-    from fertiray.papers import PAPERS
-    from fertiray.training.train import train as run_train
-
-    del local
-    if workers > 1:
-        raise InputError(f"--workers {workers}: training runs in one process; leave it out")
-    if paper not in PAPERS:
-        raise InputError(f"paper {paper!r} is unknown; choose one of: {', '.join(PAPERS)}")
-    recipe = config.override(PAPERS[paper].config(model), settings or [])
-
-    def report(epoch: Any) -> None:
-        console.notices.print(
-            f"epoch {epoch.epoch}/{recipe.epochs}: training loss {epoch.training_loss:.4f},"
-            f" validation loss {epoch.validation_loss:.4f}, accuracy"
-            f" {epoch.validation_accuracy:.3f}",
-            markup=False,
-        )
+    from fertiray.studies import train_paper
 
     with console.stdout_kept_clean():
-        values = run_train(PAPERS[paper], recipe, data, out, device=device, report=report)
+        values = train_paper(
+            paper,
+            model,
+            settings or [],
+            data,
+            out,
+            split=split,
+            device=device,
+            workers=None if local else workers,
+            resume=resume,
+            address=address,
+        )
     rows = [[name, f"{value:.4g}"] for name, value in values["metrics"].items()]
     show(Result(values, console.table("validation", "value", rows=rows)), as_json=json)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder.")],
+    data: Labelled,
+    split: Annotated[
+        Literal["training", "validation", "test", "all"] | None,
+        typer.Option(help="Part of the data; by default test, or all of a set not trained on."),
+    ] = None,
+    device: Device = "cpu",
+    out: Annotated[str | None, typer.Option(help="Parquet of every image's prediction.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a checkpoint on labelled images, with confidence intervals."""
+    from fertiray.evaluation.rows import measured_rows
+    from fertiray.training.evaluate import evaluate as run_evaluate
+
+    with console.stdout_kept_clean():
+        values = run_evaluate(checkpoint, data, split=split, device=device, out=out)
+    table = console.table("measure", "value", "95% CI", rows=measured_rows(values))
+    show(Result(values, table), as_json=json)
+
+
+@app.command()
+def crossval(
+    paper: PaperKey,
+    data: Labelled,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    model: Model = None,
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(help="Of the folds.")] = 42,
+    members: Annotated[int, typer.Option(min=1, help="Networks a fold, averaged.")] = 1,
+    out: Annotated[
+        str | None, typer.Option(help="Folder to keep folds in; a repeated call goes on there.")
+    ] = None,
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Folds at a time.")] = 1,
+    record: Annotated[
+        str | None,
+        typer.Option(help="SET:ROW: write the row into dashboards/results/SET.json."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="A remark for the recorded row.")] = "",
+    json: Json = False,
+) -> None:
+    """Train and test on k folds: mean, deviation, t interval, pooled predictions."""
+    from fertiray.studies import crossval_paper
+
+    with console.stdout_kept_clean():
+        result = crossval_paper(
+            paper,
+            model,
+            settings or [],
+            data,
+            folds=folds,
+            seed=seed,
+            members=members,
+            out=out,
+            device=device,
+            workers=workers,
+            record=record,
+            note=note,
+        )
+    show(result, as_json=json)
 
 
 @app.command()
@@ -327,7 +295,7 @@ def score(
         values = run_score(
             job,
             runner(local=local, address=address),
-            workers=workers or _cores(),
+            workers=workers or cores(),
             resume=resume,
             verdict_on=verdict_on,
             notes=note or [],
@@ -363,7 +331,7 @@ def run_command(
             group_by=group_by,
             engine=engine,
             device=device,
-            workers=workers or _cores(),
+            workers=workers or cores(),
             local=local,
             address=address,
             resume=resume,
@@ -400,7 +368,7 @@ def demo(
 
     run_demo = real_demo if real else synthetic_demo
     with console.stdout_kept_clean():
-        result = run_demo(Path(out), seed=seed, workers=workers or _cores(), local=local)
+        result = run_demo(Path(out), seed=seed, workers=workers or cores(), local=local)
         if record:
             name = "real_smear" if real else "demo"
             data_digest = result.values["data_digest"]

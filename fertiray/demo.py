@@ -11,17 +11,15 @@ from typing import Any
 
 import polars as pl
 
-from fertiray import config, console, storage
+from fertiray import console, storage
 from fertiray.checkpoint import read_meta
 from fertiray.console import Result, notices
 from fertiray.data.extract import segment_store
 from fertiray.data.synthetic import synth_fields
 from fertiray.errors import InputError
-from fertiray.papers import PAPERS
 from fertiray.pipeline import run_fields
 from fertiray.scoring.verdicts import INDETERMINATE, VERDICTS, ModelInfo
-from fertiray.training.fit import Epoch
-from fertiray.training.train import train
+from fertiray.studies import train_paper
 
 # Many patients: stains differ between them, and the network, and its validation, must see that.
 TRAINING = {"patients": 48, "crops": 200}
@@ -171,15 +169,7 @@ def _train(out: Path, paper: str, model: str, data: Path, settings: list[str]) -
     if storage.exists(storage.join(folder, "meta.json")):
         notices.print(f"{folder} is there already")
         return folder
-    recipe = config.override(PAPERS[paper].config(model), settings)
-
-    def report(epoch: Epoch) -> None:
-        notices.print(
-            f"epoch {epoch.epoch}/{recipe.epochs}: validation accuracy"
-            f" {epoch.validation_accuracy:.3f}, loss {epoch.validation_loss:.3f}"
-        )
-
-    result = train(PAPERS[paper], recipe, str(data), folder, report=report)
+    result = train_paper(paper, model, settings, str(data), folder)
     operating = result["operating"]
     notices.print(
         f"sensitivity {operating['sensitivity']:.3f} of {operating['n_positive']},"

@@ -87,5 +87,13 @@ def now() -> str:
 
 
 def command() -> str:
-    """The command line that runs, with the program's path shortened to its name."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line that runs, without this machine's places.
+
+    The program's path is shortened to its name, and the folders of data and weights to the
+    variables that name them.
+    """
+    line = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    for variable in ("FERTIRAY_DATA", "FERTIRAY_WEIGHTS"):
+        if folder := os.environ.get(variable):
+            line = line.replace(folder, f"${variable}")
+    return line

@@ -15,7 +15,9 @@ from typing import Any
 
 from fertiray import config, provenance, storage
 from fertiray.errors import InputError
+from fertiray.evaluation.tables import crossval_table, day_table, markdown
 from fertiray.models.describe import models_table
+from fertiray.papers.reported import reported
 
 FOLDER = Path("dashboards") / "results"
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -30,9 +32,47 @@ def record(name: str, values: dict[str, Any], *, seed: int | None, data_digest: 
         seed: of the run; None where nothing was random.
         data_digest: identifies the data.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
     place = FOLDER / f"{name}.json"
-    origin = {
+    _write(place, {"result": values, "origin": origin(seed, data_digest)})
+    return place
+
+
+def append_row(name: str, row: dict[str, Any]) -> Path:
+    """Adds a row to a result of record whose rows are made one at a time.
+
+    A row of the same name is replaced, in its place. Every row carries the origin of its own run,
+    which may have been on another machine: the ``origin`` of its result.
+
+    Args:
+        name: names the file and the README table: ``hushem``, ``smids`` or ``hungvuong``.
+        row: see :mod:`fertiray.evaluation.tables`.
+
+    Raises:
+        InputError: a ``reported`` key that does not exist.
+    """
+    if row.get("reported"):
+        reported(row["reported"])
+    place = FOLDER / f"{name}.json"
+    rows = json.loads(place.read_text())["result"]["rows"] if place.is_file() else []
+    result = dict(row["result"])
+    new = {**row, "origin": result.pop("origin"), "result": result}
+    names = [old["name"] for old in rows]
+    if row["name"] in names:
+        rows[names.index(row["name"])] = new
+    else:
+        rows.append(new)
+    _write(place, {"result": {"rows": rows}})
+    return place
+
+
+def origin(seed: int | None, data_digest: str) -> dict[str, Any]:
+    """How a result comes to be: command, seed, data, versions, machine, commit and date.
+
+    Args:
+        seed: of the run; None where nothing is random.
+        data_digest: identifies the data.
+    """
+    return {
         "command": provenance.command(),
         "seed": seed,
         "data_digest": data_digest,
@@ -41,8 +81,10 @@ def record(name: str, values: dict[str, Any], *, seed: int | None, data_digest: 
         "commit": provenance.commit(),
         "date": provenance.now(),
     }
-    place.write_text(json.dumps({"result": values, "origin": origin}, indent=2) + "\n")
-    return place
+
+
+def _write(place: Path, content: dict[str, Any]) -> None:
+    storage.write_bytes(place, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def folder_digest(folder: str) -> str:
@@ -91,16 +133,20 @@ def render(name: str, folder: Path = FOLDER) -> str:
     if not place.is_file():
         raise InputError(f"{place}: no such result; make it with the command in README.md")
     content = json.loads(place.read_text())
-    origin = content["origin"]
-    made = f"\n`{origin['command']}`, {origin['date'][:10]}, {origin['machine']['processor']},"
-    made += f" {origin['machine']['cores']} cores, commit {origin['commit']}.\n"
-    return RENDERERS[name](content["result"]) + made
+    text = RENDERERS[name](content["result"])
+    if "origin" in content:
+        return f"{text}\n{_made(content['origin'])}\n"
+    lines = [f"- {row['name']}: {_made(row['origin'])}\n" for row in content["result"]["rows"]]
+    return f"{text}\nMade by\n\n{''.join(lines)}"
 
 
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def _made(made: dict[str, Any]) -> str:
+    machine = made["machine"]
+    gpu = f", {machine['gpu']}" if "gpu" in machine else ""
+    return (
+        f"`{made['command']}`, {made['date'][:10]}, {machine['processor']},"
+        f" {machine['cores']} cores{gpu}, commit {made['commit']}."
+    )
 
 
 def _segmentation(result: dict[str, Any]) -> str:
@@ -186,4 +232,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "segmentation": _segmentation,
     "demo": _demo,
     "real_smear": _real_smear,
+    "hushem": crossval_table,
+    "smids": crossval_table,
+    "hungvuong": day_table,
 }

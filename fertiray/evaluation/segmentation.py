@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fertiray import storage
+from fertiray.data.aspect import otsu_aspect
 from fertiray.data.images import ImageError, Pixels, decode
 from fertiray.data.segmentation import Head, estimate_head_length, head_mask, segment_field
 from fertiray.errors import InputError
@@ -194,21 +195,6 @@ def record_of(data: str) -> dict[str, Any]:
             for name, folder in (("HuSHeM", "hushem"), ("SMIDS", "smids"))
         },
     }
-
-
-def otsu_aspect(image: Pixels) -> float | None:
-    """Head aspect ratio by the plain method: Otsu on green, largest blob, minimum-area rectangle.
-
-    Args:
-        image: HWC uint8 RGB in [0, 255].
-    """
-    green = cv2.extractChannel(image, 1)
-    _, mask = cv2.threshold(green, 0, 255, cv2.THRESH_BINARY_INV | cv2.THRESH_OTSU)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not outlines:
-        return None
-    _, sides, _ = cv2.minAreaRect(max(outlines, key=cv2.contourArea))
-    return float(max(sides) / min(sides)) if min(sides) > 0 else None
 
 
 def _class_row(name: str, places: list[str], head_length: float) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class MSRes(Staged):
     """Embryo images to logits.
 
     Named tensors: ``stem``; per stage s = 0, 1, 2 ``cbm<s>`` (its last CBM), ``mask<s>`` (spatial
-    attention) and ``msres<s>``; ``embedding`` (N x 128); ``logits``. The paper's seven Grad-CAM
-    layers are ``stem``, ``cbm0..2`` and ``msres0..2``.
+    attention) and ``msres<s>``; ``pooled`` (N x 256); ``embedding`` (N x 128); ``logits``.
+    The paper's seven Grad-CAM layers are ``stem``, ``cbm0..2`` and ``msres0..2``.
 
     Args:
         num_classes: K.
@@ -74,6 +74,8 @@ class MSRes(Staged):
             ends at 32 channels and its MS-Res goes from 32 to 64 (ablation A1).
         width: scales the number of channels; 1 is the paper's.
     """
+
+    head_input = "pooled"
 
     def __init__(
         self,
@@ -122,8 +124,9 @@ class MSRes(Staged):
             yield f"msres{stage}", x
             if stage < 2:
                 x = self.pool(x)
-        *hidden, output = self.classifier
         x = x.mean((2, 3))
+        yield "pooled", x
+        *hidden, output = self.classifier
         for layer in hidden:
             x = layer(x)
         yield "embedding", x

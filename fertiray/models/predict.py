@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fertiray.models.preprocess import Normalise, Preprocessing
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Views = Literal["one", "flip", "dihedral"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: str, precision: Precision) -> AbstractContextManager[object]:
+    """Automatic mixed precision on a device; nothing for ``fp32``."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, DTYPES[precision])
 
 
 class Predictor:
@@ -18,6 +34,9 @@ class Predictor:
         preprocessing: the network's own.
         device: a torch device.
         batch_size: crops that go through the network at a time.
+        views: ``one``; ``flip`` averages the probabilities of a crop and its mirror image;
+            ``dihedral`` those of the eight turns and mirrors of a square.
+        precision: of the forward pass.
     """
 
     def __init__(
@@ -26,34 +45,52 @@ class Predictor:
         preprocessing: Preprocessing,
         device: str = "cpu",
         batch_size: int = 64,
+        views: Views = "one",
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model.to(device)
         self.normalise = Normalise(preprocessing).to(device)
         self.device = device
         self.batch_size = batch_size
+        self.views = views
+        self.precision: Precision = precision
 
-    @torch.inference_mode()
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """N x H x W x 3 uint8 RGB to N x K float32 probabilities, the softmax of the logits."""
-        self.model.eval()
-        parts = [
-            self.model(self.normalise(part.to(self.device))).float().softmax(1).cpu()
-            for part in torch.from_numpy(crops).split(self.batch_size)
-        ]
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        (probabilities,) = self.by_task(crops).values()
+        return probabilities
 
     @torch.inference_mode()
     def by_task(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """As calling it, for a multi-task network: N x K_t float32 probabilities by task."""
+        """N x K_t float32 probabilities by task; a network with one task calls it ``class``."""
         self.model.eval()
         parts = [
-            self.model(self.normalise(part.to(self.device)))
+            self._probabilities(self.normalise(part.to(self.device)))
             for part in torch.from_numpy(crops).split(self.batch_size)
         ]
         return {
-            task: torch.cat([part[task].float().softmax(1).cpu() for part in parts]).numpy()
+            task: np.asarray(torch.cat([part[task] for part in parts]).numpy(), dtype=np.float32)
             for task in parts[0]
         }
+
+    def _probabilities(self, batch: Tensor) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        with autocast(self.device, self.precision):
+            for view in _views(batch, self.views):
+                output = self.model(view)
+                logits = output if isinstance(output, dict) else {"class": output}
+                for task, values in logits.items():
+                    found.setdefault(task, []).append(values.float().softmax(1))
+        return {task: torch.stack(values).mean(0).cpu() for task, values in found.items()}
+
+
+def _views(batch: Tensor, views: Views) -> Iterator[Tensor]:
+    turns = range(4) if views == "dihedral" else (0,)
+    for turn in turns:
+        turned = batch.rot90(turn, (2, 3)) if turn else batch
+        yield turned
+        if views != "one":
+            yield turned.flip(3)
 
 
 def call(probabilities: NDArray[np.float32], positive: int, threshold: float) -> NDArray[np.int64]:

@@ -138,7 +138,14 @@ class Normalise(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """N x H x W x 3 uint8 RGB to N x C x H x W float."""
-        rgb = crops.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        return self.finish(self.rgb(crops))
+
+    def rgb(self, crops: Tensor) -> Tensor:
+        """N x H x W x 3 uint8 RGB to N x 3 x H x W float in [0, 1]."""
+        return crops.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+
+    def finish(self, rgb: Tensor) -> Tensor:
+        """N x 3 x H x W float RGB in [0, 1] to the network's N x C x H x W float input."""
         if self.colour == "grey":
             rgb = (rgb * self.luma).sum(1, keepdim=True)
         elif self.colour == "density":

@@ -18,7 +18,12 @@ class Staged(nn.Module, ABC):
 
     The forward pass runs the same generator and keeps only what comes last, so a name can never
     stand for something that the network does not compute.
+
+    Attributes:
+        head_input: name of the tensor that ``classifier`` takes.
     """
+
+    head_input = "embedding"
 
     @abstractmethod
     def stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -25,7 +25,8 @@ class VGG13(Staged):
     """Grey crops to class logits.
 
     Named tensors: ``block1`` to ``block5`` (after the ReLU of each block's second convolution),
-    ``embedding`` (N x 4096), ``logits``.
+    ``features`` (N x 25088, what the three-layer classifier takes), ``embedding`` (N x 4096),
+    ``logits``.
 
     Args:
         num_classes: K.
@@ -35,6 +36,8 @@ class VGG13(Staged):
         frozen: what is not trained. The paper's "previous layers were frozen" is read as the
             features; ``all_but_last`` is the other reading, that of the tutorial it cites.
     """
+
+    head_input = "features"
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class VGG13(Staged):
                 block += 1
             x = layer(x)
         x = self.avgpool(x).flatten(1)
+        yield "features", x
         *hidden, output = self.classifier
         for layer in hidden:
             x = layer(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fertiray.checkpoint import Task
@@ -17,20 +18,21 @@ class Paper:
         name: the paper's key, as in ``fertiray train NAME``.
         citation: authors, title, journal, year.
         task: what a patient's fraction means.
-        classes: the class names of its data sets, in the order of the logits.
+        known: class names by task, in the order of the logits; one task called ``class`` where
+            there is only one.
         positive: the classes that the fraction counts, one for each data set.
-        models: training configuration by model name; the first one is the default.
+        models: recipe by name; the first one is the default.
     """
 
     name: str
     citation: str
     task: Task
-    classes: tuple[str, ...]
+    known: Mapping[str, tuple[str, ...]]
     positive: tuple[str, ...]
     models: dict[str, TrainConfig]
 
     def config(self, model: str | None = None) -> TrainConfig:
-        """The training configuration of a model, the paper's own by default.
+        """The recipe of a model, the paper's own by default.
 
         Raises:
             InputError: the paper has no such model.

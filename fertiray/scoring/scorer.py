@@ -84,7 +84,8 @@ class Scorer:
         for folder in folders:
             model, meta = checkpoint.load(folder)
             self.metas.append(meta)
-            self._predictors.append(Predictor(model, meta.preprocessing, self.device))
+            views = meta.config.get("views", "one")
+            self._predictors.append(Predictor(model, meta.preprocessing, self.device, views=views))
         unique_names(self.metas)
 
     @classmethod

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, roc_auc_score
+from torch import nn
 
-from fertiray import checkpoint, config, provenance
-from fertiray.data.labelled import LabelledCrops, load_labelled
+from fertiray import checkpoint, config, provenance, storage
+from fertiray.data.labelled import UNLABELLED, LabelledCrops, load_labelled
+from fertiray.data.splits import Parts, load_split, save_split, three_parts
 from fertiray.errors import InputError
 from fertiray.evaluation.intervals import between_sd
-from fertiray.models.predict import call
+from fertiray.evaluation.metrics import measure
+from fertiray.models.predict import Predictor, call
 from fertiray.papers.paper import Paper
 from fertiray.training.config import TrainConfig
-from fertiray.training.fit import Epoch, Fitted, fit
+from fertiray.training.fit import Fitted, fit
+from fertiray.training.start import starting_point
+from fertiray.training.worker import LocalWorker, Worker
+
+SPLIT = "split.json"
+
+_PARTS = ("training", "validation", "test")
 
 
 def train(
@@ -26,34 +33,53 @@ def train(
     data: str,
     out: str,
     *,
-    device: str = "cpu",
-    report: Callable[[Epoch], None] | None = None,
+    worker: Worker | None = None,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Trains one network on a labelled set and writes its checkpoint.
+
+    Beside the checkpoint's own files the folder holds ``split.json``: which images were learned
+    from, which chose the epoch, and which have not been looked at.
 
     Args:
         paper: gives the task, the classes and the positive class.
         settings: the recipe.
         data: labelled folder or labelled crop store, local or ``s3://``.
         out: checkpoint folder to write, local or ``s3://``.
-        device: where to train.
-        report: called after each epoch.
+        worker: the process that trains; one on the CPU by default.
+        split: file of an earlier split to use instead of drawing one.
 
     Returns:
-        ``checkpoint`` (the folder), ``metrics`` on the validation set, and ``n`` of each part.
+        ``checkpoint`` (the folder), ``metrics`` on the validation part, ``operating``, ``n`` of
+        each part, ``history``. The test part is measured by ``fertiray evaluate``.
 
     Raises:
-        InputError: data that cannot be trained on; the message says what to do.
+        InputError: settings or data that cannot be trained on; the message says what to do.
     """
-    crops = load_labelled(data, settings.preprocessing, paper.classes)
-    positive = next((name for name in paper.positive if name in crops.classes), None)
-    if positive is None:
-        raise InputError(
-            f"{data}: no crop of the positive class ({' or '.join(paper.positive)});"
-            f" found {', '.join(crops.classes)}"
+    worker = worker or LocalWorker()
+    crops = load(paper, settings, data)
+    positive = positive_class(paper, crops, data)
+    if split is not None:
+        parts = load_split(split, crops)
+    else:
+        parts = three_parts(
+            strata(crops),
+            crops.groups,
+            validation=settings.validation,
+            test=settings.test,
+            seed=settings.seed,
+            names=crops.digests,
         )
-    fitted = fit(settings, crops, device=device, report=report)
-    metrics, operating = _validate(crops, fitted, positive, settings.threshold)
+    start = starting_point(settings, crops.classes)
+    fitted = fit(settings, crops, parts, worker, start=start)
+    if worker.rank:
+        return {"checkpoint": out}
+    metrics, operating = _validate(crops, parts, fitted, positive, settings, worker.device)
+    rule = f"validation {settings.validation:g}, test {settings.test:g}"
+    split_digest = save_split(
+        storage.join(out, SPLIT), crops, parts, seed=settings.seed, rule=split or rule
+    )
+    tasks = crops.tasks if len(crops.tasks) > 1 else {}
     meta = checkpoint.save(
         out,
         fitted.model,
@@ -64,6 +90,7 @@ def train(
             model_args=settings.model_args,
             task=paper.task,
             classes=crops.classes,
+            tasks=tasks,
             positive=positive,
             preprocessing=settings.preprocessing,
             operating=operating,
@@ -75,6 +102,8 @@ def train(
                 "commit": provenance.commit(),
                 "trained": provenance.now(),
                 "config_digest": config.digest(settings),
+                "split_digest": split_digest,
+                "workers": worker.size,
             },
         ),
     )
@@ -85,13 +114,75 @@ def train(
         "metrics": metrics,
         "operating": dataclasses.asdict(operating),
         "n": {
-            "training": len(crops.labels) - len(fitted.validation),
-            "validation": len(fitted.validation),
-            "rejected": len(crops.rejected),
-            "conflicting": len(crops.conflicts),
+            **{name: len(getattr(parts, name)) for name in _PARTS},
+            **_excluded(crops),
         },
-        "history": [dataclasses.asdict(epoch) for epoch in fitted.history],
+        "history": fitted.history,
     }
+
+
+def load(paper: Paper, settings: TrainConfig, data: str) -> LabelledCrops:
+    """The labelled crops that a recipe learns from.
+
+    Raises:
+        InputError: as ``load_labelled``, or a ``task`` that the data do not have.
+    """
+    crops = load_labelled(
+        data,
+        settings.preprocessing,
+        paper.known,
+        frame=settings.frame,
+        aspects=settings.loss.harc != "none",
+    )
+    if settings.task is None:
+        return crops
+    if settings.task not in crops.tasks:
+        raise InputError(
+            f"task={settings.task}: not one of the data's tasks, {', '.join(crops.tasks)}"
+        )
+    number = list(crops.tasks).index(settings.task)
+    graded = np.flatnonzero(crops.targets[:, number] != UNLABELLED)
+    chosen = crops.take(graded)
+    return dataclasses.replace(
+        chosen,
+        targets=chosen.targets[:, [number]],
+        tasks={settings.task: crops.tasks[settings.task]},
+    )
+
+
+def strata(crops: LabelledCrops) -> NDArray[np.int64]:
+    """What a split keeps in proportion: the grades, and the facets (such as the day) beside them.
+
+    Returns:
+        N int64 codes, the same for crops that agree in all of it.
+    """
+    columns = [crops.targets[:, number] for number in range(crops.targets.shape[1])]
+    columns += [np.unique(values, return_inverse=True)[1] for values in crops.facets.values()]
+    _, codes = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+    return np.asarray(codes, dtype=np.int64).ravel()
+
+
+def positive_class(paper: Paper, crops: LabelledCrops, data: str) -> str:
+    """The class that a patient's fraction counts.
+
+    Raises:
+        InputError: the data have no crop of it.
+    """
+    found = next((name for name in paper.positive if name in crops.classes), None)
+    if found is None:
+        if len(paper.known) > 1:  # a single grade of a multi-task paper: its last class
+            return crops.classes[-1]
+        raise InputError(
+            f"{data}: no crop of the positive class ({' or '.join(paper.positive)});"
+            f" found {', '.join(crops.classes)}"
+        )
+    return found
+
+
+def _excluded(crops: LabelledCrops) -> dict[str, int]:
+    reasons = [entry.reason for entry in crops.excluded]
+    contradictions = sum(reason.startswith("contradict") for reason in reasons)
+    return {"rejected": len(reasons) - contradictions, "conflicting": contradictions}
 
 
 def _name(out: str, model: str) -> str:
@@ -100,33 +191,63 @@ def _name(out: str, model: str) -> str:
 
 
 def _validate(
-    crops: LabelledCrops, fitted: Fitted, positive: str, threshold: float
+    crops: LabelledCrops,
+    parts: Parts,
+    fitted: Fitted,
+    positive: str,
+    settings: TrainConfig,
+    device: str,
 ) -> tuple[dict[str, Any], checkpoint.Operating]:
-    truth: NDArray[np.int64] = crops.labels[fitted.validation]
-    probabilities = fitted.probabilities
-    number = crops.classes.index(positive)
-    called = call(probabilities, number, threshold)
+    """Metrics and the operating point on the validation part, in fp32."""
+    by_task = probabilities_of(fitted.model, settings, crops, parts.validation, device)
+    tasks = {}
+    for number, (task, classes) in enumerate(crops.tasks.items()):
+        truth = crops.targets[parts.validation, number]
+        graded = truth != UNLABELLED
+        if graded.any():
+            found = by_task.get(task, by_task.get("class"))
+            assert found is not None
+            tasks[task] = (found[graded], truth[graded], graded, classes)
+    probabilities, truth, graded, classes = next(iter(tasks.values()))
+    own = crops.take(parts.validation[graded])
+    number = classes.index(positive)
+    called = call(probabilities, number, settings.threshold)
     # Crops of unknown patients count as patients of their own.
-    patients = np.array([crops.patients[i] or f"crop {i}" for i in fitted.validation])
+    patients = np.array([own.patients[i] or f"crop {i}" for i in range(len(truth))])
     is_positive, called_positive = truth == number, called == number
     operating = checkpoint.Operating(
-        threshold=threshold,
+        threshold=settings.threshold,
         sensitivity=float(called_positive[is_positive].mean()),
         specificity=float((~called_positive[~is_positive]).mean()),
         n_positive=int(is_positive.sum()),
         n_negative=int((~is_positive).sum()),
         sensitivity_sd=between_sd(called_positive[is_positive], patients[is_positive]),
         specificity_sd=between_sd(~called_positive[~is_positive], patients[~is_positive]),
-        n_patients=len({crops.patients[i] for i in fitted.validation} - {None}),
+        n_patients=len(set(own.patients) - {None}),
     )
+    measured = measure(probabilities, truth, classes, positive, settings.threshold)
     metrics = {
-        "accuracy": float((called == truth).mean()),
-        "macro_f1": float(f1_score(truth, called, average="macro")),
-        "roc_auc": float(roc_auc_score(is_positive, probabilities[:, number])),
+        **{name: measured[name] for name in ("accuracy", "macro_f1", "roc_auc")},
         "sensitivity": operating.sensitivity,
         "specificity": operating.specificity,
-        "loss": fitted.best.validation_loss,
-        "best_epoch": fitted.best.epoch,
-        "n_validation": len(truth),
+        "loss": fitted.best["validation_loss"],
+        "best_epoch": int(fitted.best["epoch"]),
+        "n_validation": len(parts.validation),
     }
+    for task, (p, t, _, names) in list(tasks.items())[1:]:
+        metrics[f"{task}_macro_f1"] = measure(p, t, names, None)["macro_f1"]
     return metrics, operating
+
+
+def probabilities_of(
+    model: nn.Module,
+    settings: TrainConfig,
+    crops: LabelledCrops,
+    picked: NDArray[np.int64],
+    device: str,
+) -> dict[str, NDArray[np.float32]]:
+    """Probabilities by task of some of the crops, in fp32, over the recipe's views."""
+    predictor = Predictor(model, settings.preprocessing, device, views=settings.views)
+    found = predictor.by_task(crops.images[picked])
+    model.cpu()
+    return found

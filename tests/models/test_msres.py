@@ -128,6 +128,7 @@ def test_maps_have_the_papers_sizes():
         "cbm2": (256, 55, 55),
         "mask2": (1, 55, 55),
         "msres2": (256, 55, 55),
+        "pooled": (256,),
         "embedding": (128,),
         "logits": (2,),
     }

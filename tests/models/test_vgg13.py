@@ -52,6 +52,7 @@ def test_names(model, picture):
         "block3": (256, 32, 32),
         "block4": (512, 16, 16),
         "block5": (512, 8, 8),
+        "features": (25088,),
         "embedding": (4096,),
         "logits": (2,),
     }

@@ -1,0 +1,80 @@
+"""Sperm morphology on HuSHeM and SMIDS, with the morphology-aware dual-path reversible network.
+
+The paper's protocol: 512 x 512, 5 folds split before augmentation, 400 epochs, batch 64, AdamW,
+OneCycleLR to 3e-4 (backbone) and 1e-3 (the rest), clip 1.0, horizontal flip and +-20 degrees;
+cross-entropy + triplet + head-aspect-ratio term, with learned weights from 0.4 and 0.3. The last
+two are used as they train: cosine distance, positive weights with a penalty, and the ratio's
+penalty times the probability of Normal; ``--set loss.harc=paper --set loss.weights=paper`` is the
+text as written. Left open and settled here: triplet margin 0.3, weight decay 0.01.
+
+``madrnet_eb0`` is the small one, and ``madrnet_eb0_distilled`` the paper's future work: the same,
+learning from a trained MADRNet (``--set teacher=CHECKPOINT``). ``resnet50_frame`` is this project's
+own: a plain ResNet-50 on heads in their own frame.
+"""
+
+from dataclasses import replace
+
+from fertiray.models.preprocess import Preprocessing
+from fertiray.papers.paper import Paper
+from fertiray.papers.sperm_effnet_cbam import CLASSES, POSITIVE
+from fertiray.training.config import Augmentation, Loss, TrainConfig
+
+HYBRID = Loss(triplet=0.4, margin=0.3, harc="effective", harc_weight=0.3, weights="bounded")
+
+MADRNET = TrainConfig(
+    model="madrnet",
+    preprocessing=Preprocessing(size=512),
+    epochs=400,
+    batch_size=64,
+    optimizer="adamw",
+    lr=3e-4,
+    head_lr=1e-3,
+    weight_decay=0.01,
+    schedule="onecycle",
+    loss=HYBRID,
+    clip=1.0,
+    augmentation=Augmentation(rotation=20, hflip=True),
+)
+
+FRAMED = TrainConfig(
+    model="resnet50",
+    preprocessing=Preprocessing(size=144, window=0.72),
+    epochs=24,
+    batch_size=16,
+    optimizer="adamw",
+    lr=1e-4,
+    head_lr=1e-3,
+    weight_decay=0.05,
+    schedule="onecycle",
+    loss=Loss(label_smoothing=0.1),
+    clip=1.0,
+    ema=0.98,
+    freeze_batchnorm=True,
+    augmentation=Augmentation(
+        rotation=15, scale=0.1, shift=0.04, hflip=True, gain=0.3, offset=0.2, mixup=0.2
+    ),
+    keep="last",
+    precision="bf16",
+    channels_last=True,
+    frame="head",
+    views="flip",
+)
+
+EB0 = replace(MADRNET, model="madrnet_eb0")
+
+SPERM_MADRNET = Paper(
+    name="sperm_madrnet",
+    citation=(
+        "Yang, Sun, Huang, Zhang, Zhang. MADRNet: morphology-aware dual-path reversible network."
+    ),
+    task="morphology",
+    known={"class": CLASSES},
+    positive=POSITIVE,
+    models={
+        "madrnet": MADRNET,
+        "madrnet_eb0": EB0,
+        "madrnet_eb0_distilled": replace(EB0, loss=replace(HYBRID, distil=0.7)),
+        "resnet50": replace(MADRNET, model="resnet50", loss=Loss()),
+        "resnet50_frame": FRAMED,
+    },
+)
