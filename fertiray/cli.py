@@ -219,7 +219,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a checkpoint on labelled images, with confidence intervals."""
-    from fertiray.evaluation.rows import measured_rows
+    from fertiray.evaluation.tables import measured_rows
     from fertiray.training.evaluate import evaluate as run_evaluate
 
     with console.stdout_kept_clean():
@@ -246,6 +246,9 @@ def crossval(
         str | None,
         typer.Option(help="SET:ROW: write the row into dashboards/results/SET.json."),
     ] = None,
+    reported: Annotated[
+        str | None, typer.Option(help="The paper's row beside it, as PAPER/TABLE/ROW.")
+    ] = None,
     note: Annotated[str, typer.Option(help="A remark for the recorded row.")] = "",
     json: Json = False,
 ) -> None:
@@ -265,6 +268,7 @@ def crossval(
             device=device,
             workers=workers,
             record=record,
+            reported=reported,
             note=note,
         )
     show(result, as_json=json)

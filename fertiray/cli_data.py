@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Json, Workers, cores
+from fertiray.cli_options import Device, Json, Workers, cores
 from fertiray.console import Result, show
 
 app = typer.Typer(help="Synthetic cohorts and data checks.", no_args_is_help=True)
@@ -90,3 +90,42 @@ def data_record_segmentation(
         digest = results.folder_digest(data)
         place = results.record("segmentation", values, seed=None, data_digest=digest)
     show(Result({**values, "record": str(place)}), as_json=json)
+
+
+@app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(help="Labelled folder or crop store, local or s3://.")],
+    paper: Annotated[str, typer.Option(help="Key of the paper whose classes these are.")],
+    csv: Annotated[str | None, typer.Option(help="Table of all findings to write.")] = None,
+    json: Json = False,
+) -> None:
+    """Count a labelled set and list what is wrong with it: duplicates, contradictions, blur."""
+    from fertiray.data.quality import quality_report, write_csv
+    from fertiray.studies import recipe
+
+    known = recipe(paper, None, [])[0].known
+    with console.stdout_kept_clean():
+        report = quality_report(data, known)
+        if csv is not None:
+            write_csv(report, csv)
+    rows = [[name, str(report[name])] for name in ("dataset", "images", "usable", "groups")]
+    for task, classes in report["classes"].items():
+        rows += [[f"{task}: {name}", str(count)] for name, count in classes.items()]
+    rows += [[finding, str(count)] for finding, count in report["counts"].items()]
+    show(Result(report, console.table("what", "count", rows=rows)), as_json=json)
+
+
+@app.command("translate")
+def data_translate(
+    generator: Annotated[str, typer.Argument(help="Generator folder of a trained CycleGAN.")],
+    images: Annotated[str, typer.Argument(help="Folder tree of images.")],
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Give images the other look, with the generator of a trained CycleGAN."""
+    from fertiray.scoring.translate import translate
+
+    with console.stdout_kept_clean(), console.progress("translating", "images") as progress:
+        values = translate(generator, images, out, device=device, progress=progress)
+    show(Result(values), as_json=json)

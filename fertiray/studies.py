@@ -15,8 +15,9 @@ from fertiray import config, console, storage
 from fertiray.console import Result
 from fertiray.errors import InputError
 from fertiray.evaluation import results
-from fertiray.evaluation.rows import crossval_rows
+from fertiray.evaluation.tables import crossval_rows
 from fertiray.papers import PAPERS, Paper
+from fertiray.papers.reported import reported as reported_row
 from fertiray.training.config import TrainConfig
 from fertiray.training.crossval import crossval
 from fertiray.training.cyclegan import train_cyclegan
@@ -109,6 +110,7 @@ def crossval_paper(
     device: str = "cpu",
     workers: int = 1,
     record: str | None = None,
+    reported: str | None = None,
     note: str = "",
 ) -> Result:
     """Cross-validates one recipe and, where asked for, writes a row of record.
@@ -125,6 +127,7 @@ def crossval_paper(
         device: torch device.
         workers: folds at a time, each with its share of the cores.
         record: ``SET:ROW``, the result of record and its row.
+        reported: the paper's row to print beside it, a key of ``papers.reported``.
         note: a remark for that row.
 
     Raises:
@@ -136,6 +139,8 @@ def crossval_paper(
     name, separator, row = (record or "").partition(":")
     if record and not (name and separator and row):
         raise InputError(f"--record {record}: write SET:ROW, such as hushem:my-network")
+    if reported is not None:
+        reported_row(reported)
     run = partial(
         _crossval, chosen.name, recipe_, data, folds=folds, seed=seed, members=members, out=out,
         device=device,
@@ -155,7 +160,7 @@ def crossval_paper(
             name,
             {
                 "name": row,
-                "reported": None,
+                "reported": reported,
                 "note": note,
                 "protocol": values["protocol"],
                 "result": values,

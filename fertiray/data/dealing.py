@@ -63,8 +63,9 @@ def deal(
     wanted = _wanted(content.sum(0), sizes)  # P x S
     order = _order(groups, names, seed)
     part_of = _fill(content, wanted, np.array(sizes), order)
-    holds = np.zeros((count, int(kinds.max()) + 1), np.bool_)  # G x C
+    holds = np.zeros((count, int(kinds.max()) + 2), np.bool_)  # G x C, and a last one that all have
     holds[groups, kinds] = True
+    holds[:, -1] = True
     _cover(part_of, content, holds, len(sizes), order)
     return [np.flatnonzero(part_of[groups] == part) for part in range(len(sizes))]
 
@@ -121,7 +122,7 @@ def _cover(
     parts: int,
     order: list[int],
 ) -> None:
-    """Moves single groups until every part has every class that has a group for each part.
+    """Moves single groups until no part is empty or lacks a class that has a group for each part.
 
     Raises:
         InputError: no move does.
@@ -144,9 +145,10 @@ def _cover(
                     if best is None or size < best[0]:
                         best = (size, group)
             if best is None:
+                what = "crop" if kind == holds.shape[1] - 1 else f"crop of class number {kind}"
                 raise InputError(
-                    f"class number {kind} has no crop in one of {parts} parts: it needs crops from"
-                    " more patients, or another seed"
+                    f"one of {parts} parts would get no {what}: add crops from more patients, or"
+                    " take another seed"
                 )
             group = best[1]
             number[part_of[group]] -= holds[group]

@@ -99,6 +99,7 @@ class LabelledCrops:
         """Some of the crops, in the order of their indices."""
         picked = np.asarray([*indices], dtype=np.int64)
         names = tuple(self.names[i] for i in picked)
+        kept = {*names}
         return replace(
             self,
             images=self.images[picked],
@@ -109,7 +110,7 @@ class LabelledCrops:
             groups=self.groups[picked],
             facets={key: tuple(own[i] for i in picked) for key, own in self.facets.items()},
             aspects=self.aspects[picked],
-            unframed=tuple(name for name in self.unframed if name in {*names}),
+            unframed=tuple(name for name in self.unframed if name in kept),
         )
 
 

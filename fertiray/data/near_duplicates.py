@@ -78,12 +78,12 @@ def near_pairs(thumbnails: NDArray[np.uint8], threads: int = 1) -> list[tuple[in
         threshold = _threshold(np.array([*pool.map(verify, _typical_pairs(len(thumbnails)))]))
         prints = np.stack([*pool.map(_fingerprint, thumbnails)])
         found = [*_candidates(prints, max(_CANDIDATE, threshold - 0.05))]
-        scores = pool.map(verify, found)
-        return sorted(
-            (first, second, score)
-            for (first, second), score in zip(found, scores, strict=True)
-            if score >= threshold
-        )
+        pairs: list[tuple[int, int, float]] = []
+        for start in range(0, len(found), _BLOCK):
+            block = found[start : start + _BLOCK]
+            scores = pool.map(verify, block)
+            pairs += [(*pair, score) for pair, score in zip(block, scores, strict=True)]
+    return sorted(pair for pair in pairs if pair[2] >= threshold)
 
 
 def _typical_pairs(count: int) -> list[tuple[int, int]]:

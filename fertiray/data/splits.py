@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from fertiray.data import split_files
 from fertiray.data.dealing import Indices, deal
@@ -66,7 +65,7 @@ def three_parts(
 
     Raises:
         InputError: too few groups, or a class with a group for every part that could not be dealt
-            to all of them.
+            to all of them; a part that would stay empty.
     """
     if min(validation, test) < 0 or validation + test >= 1:
         raise InputError(
@@ -75,6 +74,11 @@ def three_parts(
     count = len(strata)
     held_out, tested = _ceil((validation + test) * count), _ceil(test * count)
     sizes = {"training": count - held_out, "validation": held_out - tested, "test": tested}
+    if not sizes["training"]:
+        raise InputError(
+            f"validation {validation:g} and test {test:g} leave none of {count} images to learn"
+            " from: lower them or add data"
+        )
     wanted = {name: size for name, size in sizes.items() if size or name == "training"}
     dealt = deal(strata, groups, [*wanted.values()], seed, names, classes)
     by_name = dict(zip(wanted, dealt, strict=True))
@@ -158,36 +162,6 @@ def join_groups(*keys: Sequence[str | None]) -> Indices:
                 columns.append(item)
     links = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
     return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
-
-
-def holdout(labels: Indices, groups: Indices, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Training and held-out indices, stratified, each group on one side.
-
-    Args:
-        labels: class index per item.
-        groups: group number per item.
-        share: held-out share, in (0, 0.5]; rounded to one over a whole number.
-        seed: of the shuffle.
-
-    Raises:
-        InputError: fewer groups than parts, or a class that would be on one side only.
-    """
-    parts = max(2, round(1 / share))
-    if len(np.unique(groups)) < parts:
-        raise InputError(
-            f"a held-out share of {share:g} needs at least {parts} patients or images that differ,"
-            f" found {len(np.unique(groups))}: add data or raise validation"
-        )
-    dealer = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    training, held_out = next(dealer.split(np.zeros(len(labels)), labels, groups))
-    for name, part in (("training", training), ("held-out", held_out)):
-        missing = set(np.unique(labels)) - set(np.unique(labels[part]))
-        if missing:
-            raise InputError(
-                f"class number {min(missing)} has no crop in the {name} part: it needs crops from"
-                " more patients, or another seed"
-            )
-    return np.sort(training), np.sort(held_out)
 
 
 def _ceil(number: float) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from fertiray.data.frame import one_thread
 from fertiray.data.near_duplicates import near_pairs
 from fertiray.data.reading import Excluded, Picture, cores
 
@@ -40,10 +41,9 @@ def find_twins(pictures: Sequence[Picture]) -> Twins:
         first.setdefault(picture.digest, index)
     different = [*first.values()]
     thumbnails = np.stack([pictures[index].thumbnail for index in different])
-    pairs = tuple(
-        (different[one], different[other], score)
-        for one, other, score in near_pairs(thumbnails, cores())
-    )
+    with one_thread():
+        near = near_pairs(thumbnails, cores())
+    pairs = tuple((different[one], different[other], score) for one, other, score in near)
     links = [(first[picture.digest], index) for index, picture in enumerate(pictures)]
     rows, columns = zip(*links, *((one, other) for one, other, _ in pairs), strict=True)
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(pictures), len(pictures)))

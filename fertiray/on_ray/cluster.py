@@ -11,11 +11,15 @@ import ray
 
 
 @contextmanager
-def cluster(address: str | None = None) -> Iterator[None]:
+def cluster(address: str | None = None, *, quiet: bool = False) -> Iterator[None]:
     """A connection to Ray, closed afterwards unless it was there before.
 
     Inside ``ray job submit`` that is the job's cluster; with an address, that cluster; else one of
     this machine's cores, without a dashboard. Token authentication is on, as Ray has it by default.
+
+    Args:
+        address: the cluster's; None for the job's own or a local one.
+        quiet: what the workers of a local cluster print stays in Ray's log files.
     """
     if ray.is_initialized():
         yield
@@ -26,7 +30,12 @@ def cluster(address: str | None = None) -> Iterator[None]:
     if target:
         ray.init(address=target, logging_level=logging.WARNING)
     else:
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=not quiet,
+        )
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ Workers read the data themselves: it must lie where each of them finds it, on sh
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import tempfile
 import time
@@ -29,6 +30,7 @@ from ray.train.v2.api.config import LoggingConfig
 from fertiray import config, console, storage
 from fertiray.data.splits import load_split, three_parts
 from fertiray.errors import InputError
+from fertiray.models.registry import MODELS, build_model
 from fertiray.on_ray.cluster import cluster, cpus_per_worker
 from fertiray.papers import PAPERS, Paper
 from fertiray.training.checks import check
@@ -93,7 +95,8 @@ def train_on_ray(
     _refuse(PAPERS[paper_name], settings, data, split, workers)
     runs = _absolute(storage_path) or storage.join(place, RUNS)
     name = f"{Path(place).name}-{config.digest([config.digest(settings), paper_name, place])}"
-    with cluster(address):
+    # Without a dashboard, Ray Train's own actors complain of it every second.
+    with cluster(address, quiet=True):
         board = _Board.remote(workers)
         job = {"paper": paper_name, "settings": settings, "data": data, "out": place}
         trainer = make_trainer(
@@ -243,6 +246,7 @@ class _Board:
 
 def _work(job: dict[str, Any]) -> dict[str, Any] | None:
     """One worker: the core's ``train``; None where the input is unusable."""
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train would print every epoch's metrics
     board = job["board"]
     worker = RayWorker(lambda line: board.epoch.remote(line))
     if ray.get(board.begin.remote(worker.rank)) is not None:
@@ -319,6 +323,18 @@ def _refuse(
         )
     check(settings, crops, parts, workers)
     starting_point(settings, crops.classes)
+    spec, args = MODELS.get(settings.model), dict(settings.model_args)
+    if spec is not None and spec.pretrained:
+        args["pretrained"] = False  # the workers' own weights will do
+    if len(crops.tasks) > 1:
+        args["tasks"] = {task: len(classes) for task, classes in crops.tasks.items()}
+    build_model(
+        settings.model,
+        len(crops.classes),
+        in_channels=settings.preprocessing.channels,
+        size=settings.preprocessing.size,
+        args=args,
+    )
 
 
 def _absolute(location: str | None) -> str | None:

@@ -5,8 +5,8 @@ cross-entropy with the weights it prints, AdamW at 1e-4, halved on a plateau, ba
 only the good class of the training part is augmented, up to parity; the epoch with the lowest
 validation loss. Left open and settled here: ImageNet's mean and deviation for the input.
 
-``resnet50_tuned`` is this project's own: a pretrained ResNet-50 whose first two stages and BatchNorm
-statistics are kept, with free rotation, since an embryo has no upright.
+``resnet50_tuned`` is this project's own: a pretrained ResNet-50 whose first two stages and
+BatchNorm statistics are kept, with free rotation, since an embryo has no upright.
 """
 
 from dataclasses import replace

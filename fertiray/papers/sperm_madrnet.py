@@ -9,7 +9,8 @@ text as written. Left open and settled here: triplet margin 0.3, weight decay 0.
 
 ``madrnet_eb0`` is the small one, and ``madrnet_eb0_distilled`` the paper's future work: the same,
 learning from a trained MADRNet (``--set teacher=CHECKPOINT``). ``resnet50_frame`` is this project's
-own: a plain ResNet-50 on heads in their own frame.
+own: a plain ResNet-50 on heads in their own frame, and ``resnet50_patch`` the same on whole patches
+in any direction, with its first two stages kept as they are.
 """
 
 from dataclasses import replace
@@ -60,6 +61,16 @@ FRAMED = TrainConfig(
     views="flip",
 )
 
+PATCH = replace(
+    FRAMED,
+    preprocessing=Preprocessing(size=144),
+    epochs=8,
+    frozen=("conv1", "bn1", "layer1", "layer2"),
+    augmentation=replace(FRAMED.augmentation, rotation=180),
+    frame="as_is",
+    views="dihedral",
+)
+
 EB0 = replace(MADRNET, model="madrnet_eb0")
 
 SPERM_MADRNET = Paper(
@@ -76,5 +87,6 @@ SPERM_MADRNET = Paper(
         "madrnet_eb0_distilled": replace(EB0, loss=replace(HYBRID, distil=0.7)),
         "resnet50": replace(MADRNET, model="resnet50", loss=Loss()),
         "resnet50_frame": FRAMED,
+        "resnet50_patch": PATCH,
     },
 )

@@ -88,9 +88,9 @@ def crossval(
         ``folds`` (``fold``, ``n``, ``metrics``, ``confusion``, ``epochs`` kept by each member,
         ``seconds``); ``mean``, ``sd`` and ``ci95`` by metric, over folds; ``pooled``:
         :func:`fertiray.evaluation.metrics.measure` of all images, each tested once (its curves rank
-        the probabilities of all folds' networks together); ``within`` and
-        ``day_rule`` as :class:`fertiray.training.predictions.Predictions` has them; ``tasks`` with
-        all of this by task, where there are several, those at the top being the first one's;
+        the probabilities of all folds' networks together); ``within`` and ``day_rule`` as
+        :class:`fertiray.training.predictions.Predictions` has them; ``tasks`` with all of this by
+        task, where there are several, those at the top being the first one's;
         ``calls``, for :func:`fertiray.evaluation.comparison.compare`; ``n``, ``excluded`` by
         reason, ``unframed`` (heads that were not found), digests, ``protocol``, ``config``,
         ``cautions`` and ``origin``. With ``only``, that entry of ``folds``.
@@ -110,8 +110,6 @@ def crossval(
         done.append(found)
         if progress is not None:
             progress(found[0])
-    if only is not None:
-        return done[0][0]
     if only is not None:
         return done[0][0]
     result = whole.summary(done)

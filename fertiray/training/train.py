@@ -68,7 +68,7 @@ def train(
             validation=settings.validation,
             test=settings.test,
             seed=settings.seed,
-            names=crops.digests,
+            classes=crops.labels,
         )
     start = starting_point(settings, crops.classes)
     fitted = fit(settings, crops, parts, worker, start=start)
@@ -225,7 +225,10 @@ def _validate(
         specificity_sd=between_sd(~called_positive[~is_positive], patients[~is_positive]),
         n_patients=len(set(own.patients) - {None}),
     )
-    measured = measure(probabilities, truth, classes, positive, settings.threshold)
+    # The operating point is for patients' fractions; with several classes the most probable one
+    # is called, as the papers do.
+    threshold = settings.threshold if len(classes) == 2 else None
+    measured = measure(probabilities, truth, classes, positive, threshold, resamples=0)
     metrics = {
         **{name: measured[name] for name in ("accuracy", "macro_f1", "roc_auc")},
         "sensitivity": operating.sensitivity,
@@ -235,7 +238,7 @@ def _validate(
         "n_validation": len(parts.validation),
     }
     for task, (p, t, _, names) in list(tasks.items())[1:]:
-        metrics[f"{task}_macro_f1"] = measure(p, t, names, None)["macro_f1"]
+        metrics[f"{task}_macro_f1"] = measure(p, t, names, None, resamples=0)["macro_f1"]
     return metrics, operating
 
 

@@ -15,7 +15,6 @@ from fertiray.data.splits import (
     PARTS,
     Parts,
     folds,
-    holdout,
     join_groups,
     load_split,
     save_split,
@@ -33,35 +32,6 @@ def test_items_that_share_any_key_are_one_group():
     groups = join_groups(["a", "a", None, "b", None], ["w", "x", "y", "x", "z"])
     assert groups[0] == groups[1] == groups[3]
     assert len({groups[0], groups[2], groups[4]}) == 3
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**20), st.integers(10, 40))
-def test_groups_stay_on_one_side(seed, patients):
-    rng = np.random.default_rng(seed)
-    groups = rng.integers(0, patients, 400)
-    labels = rng.integers(0, 2, 400)
-    training, held_out = holdout(labels, groups, 0.2, seed)
-    assert not set(groups[training]) & set(groups[held_out])
-    assert sorted([*training, *held_out]) == list(range(400))
-    again = holdout(labels, groups, 0.2, seed)
-    assert np.array_equal(held_out, again[1])
-
-
-def test_stratified_to_within_one_group():
-    labels = np.repeat([0, 1, 2], [100, 60, 40])
-    _, held_out = holdout(labels, np.arange(200), 0.2, 0)
-    assert np.bincount(labels[held_out]).tolist() == [20, 12, 8]
-
-
-def test_too_few_groups_and_one_sided_classes_are_refused():
-    with pytest.raises(InputError, match="needs at least 5 patients"):
-        holdout(np.array([0, 1] * 10), np.repeat([0, 1], 10), 0.2, 0)
-    labels = np.zeros(50, int)
-    labels[:3] = 1  # the only positive crops are one patient's
-    groups = np.concatenate([np.zeros(3, int), np.arange(1, 48)])
-    with pytest.raises(InputError, match="class number 1 has no crop"):
-        holdout(labels, groups, 0.2, 0)
 
 
 def test_the_embryo_papers_sizes():
@@ -161,13 +131,23 @@ def test_what_cannot_be_split_is_refused():
         three_parts(one, np.repeat([0, 1], 5), validation=0.2, test=0.2, seed=0)
     with pytest.raises(InputError, match="give shares from 0, together below 1"):
         three_parts(one, np.arange(10), validation=0.6, test=0.4, seed=0)
+    with pytest.raises(InputError, match="leave none of 3 images to learn from"):
+        three_parts(one[:3], np.arange(3), validation=0.4, test=0.4, seed=0)
     with pytest.raises(InputError, match="folds 1"):
         folds(one, np.arange(10), 1, 0)
-    # Three groups, each of them with the only images of its class beside class 0: none can move.
-    labels = np.array([0, 1, 0, 2, 0, 3])
-    groups = np.array([0, 0, 1, 1, 2, 2])
-    parts = three_parts(labels, groups, validation=0.34, test=0.33, seed=0)
-    assert all(0 in labels[part] for part in of(parts))
+    # A group for each part, though two of the groups are most of the data.
+    groups = np.repeat([0, 1, 2], [40, 40, 1])
+    parts = three_parts(np.arange(81) % 7, groups, validation=0.1, test=0.1, seed=0)
+    assert all(len(part) for part in of(parts))
+
+
+def test_classes_that_cannot_be_everywhere_are_refused():
+    """The Fano plane: seven patients, seven classes of three patients, any two share a class."""
+    lines = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
+    groups = np.array([patient for line in lines for patient in line])
+    classes = np.repeat(np.arange(7), 3)
+    with pytest.raises(InputError, match="one of 3 parts would get no crop of class number"):
+        three_parts(classes, groups, validation=0.3, test=0.3, seed=0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,7 +12,6 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from torch import nn
 
-from fertiray.config import override
 from fertiray.errors import InputError
 from fertiray.evaluation.comparison import compare
 from fertiray.models.preprocess import Preprocessing
@@ -331,16 +330,8 @@ def test_a_single_task_is_compared_with_all_over_the_same_folds(tmp_path, monkey
 @pytest.mark.realdata
 def test_hung_vuong_by_day(real_data, tmp_path):
     """The day-only rule is what the published table of labels says of the images that are used."""
-    quick = [
-        "model=basic_cnn",
-        "model_args={}",
-        "preprocessing.size=32",
-        "epochs=1",
-        "head_lr=null",
-    ]
-    quick += ["freeze_batchnorm=false", "precision=fp32", "views=one"]
     paper, out = PAPERS["embryo_msres"], str(tmp_path)
-    settings = override(paper.config("resnet50_tuned"), quick)
+    settings = dataclasses.replace(TINY, epochs=1)
     result = crossval(paper, settings, str(real_data / "hungvuong"), folds=2, out=out)
     assert result["n"] + sum(result["excluded"].values()) == 718
     published = pl.read_csv(real_data / "hungvuong" / "labels.csv")

@@ -9,8 +9,8 @@ Classes
 
 Known faults
     Many cells were cut out of two photographs or twice out of one. In 2,400 of the patches (200 of
-    each class missing) 49 pairs are pixel-identical, four of them with two labels, and some ninety
-    more pairs show the same cell. See ``fertiray data check``.
+    each class missing) 49 pairs are pixel-identical, four of them with two labels, and 96 more show
+    the same cell. See ``fertiray data check``.
 
 Layout::
 
