@@ -52,8 +52,8 @@ def test_doctor_finds_a_wrong_weights_folder(tmp_path):
             "unknown key 'epocs'; valid keys: model,",
         ),
         (
-            ["train", "zona_vgg13", "--data", "d", "--out", "o", "--workers", "2"],
-            "--workers 2: training runs in one process",
+            ["train", "zona_vgg13", "--data", "/nowhere", "--out", "o", "--workers", "2"],
+            "/nowhere: no such folder",
         ),
         (["ingest", "/nowhere", "--out", "o"], "/nowhere: no such folder"),
         (["score", "/nowhere", "--checkpoint", "c", "--out", "o"], "c: no checkpoint here"),

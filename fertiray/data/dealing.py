@@ -85,8 +85,8 @@ def _order(groups: Indices, names: Sequence[str], seed: int) -> list[int]:
 def _wanted(totals: Indices, sizes: list[int]) -> Indices:
     """P x S whole numbers: each stratum in the parts' proportions, each part of its size.
 
-    Rows and columns of the proportional table are rounded at once, up or down only; what a stratum
-    has left over goes to the parts that are owed most.
+    Rows and columns of the proportional table are rounded at once; what a stratum has left over
+    goes to the parts that are owed most.
     """
     exact = np.outer(sizes, totals) / max(1, sum(sizes))
     wanted = np.floor(np.round(exact, 9)).astype(np.int64)
@@ -94,8 +94,9 @@ def _wanted(totals: Indices, sizes: list[int]) -> Indices:
     for stratum in np.argsort(totals, kind="stable"):
         left = int(totals[stratum] - wanted[:, stratum].sum())
         rest = np.round(exact[:, stratum] - wanted[:, stratum], 9)
-        # lexsort sorts by its last key first: parts with a remainder, most owed, largest remainder
-        ranked = np.lexsort((np.arange(len(sizes)), -rest, -owed, rest <= 0))
+        # lexsort sorts by its last key first. Those owed most come first: that is what leaves a
+        # whole-numbered table with these row and column sums (Gale and Ryser 1957).
+        ranked = np.lexsort((np.arange(len(sizes)), -rest, -owed))
         wanted[ranked[:left], stratum] += 1
         owed[ranked[:left]] -= 1
     return wanted
