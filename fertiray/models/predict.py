@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -10,11 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fertiray.models.preprocess import Normalise, Preprocessing
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Views = Literal["one", "flip", "dihedral"]
+Views = Literal["one", "flip", "swing", "dihedral"]
+
+SWING = math.radians(8)  # about the error of a head's axis
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,8 +38,9 @@ class Predictor:
         preprocessing: the network's own.
         device: a torch device.
         batch_size: crops that go through the network at a time.
-        views: ``one``; ``flip`` averages the probabilities of a crop and its mirror image;
-            ``dihedral`` those of the eight turns and mirrors of a square.
+        views: ``one``; ``flip`` averages the probabilities of a crop and its mirror image,
+            ``swing`` those of both turned by -8, 0 and 8 degrees, ``dihedral`` those of the eight
+            turns and mirrors of a square.
         precision: of the forward pass.
     """
 
@@ -85,12 +90,25 @@ class Predictor:
 
 
 def _views(batch: Tensor, views: Views) -> Iterator[Tensor]:
-    turns = range(4) if views == "dihedral" else (0,)
-    for turn in turns:
-        turned = batch.rot90(turn, (2, 3)) if turn else batch
+    for turned in _turns(batch, views):
         yield turned
         if views != "one":
             yield turned.flip(3)
+
+
+def _turns(batch: Tensor, views: Views) -> Iterator[Tensor]:
+    yield batch
+    if views == "dihedral":
+        for quarter in (1, 2, 3):
+            yield batch.rot90(quarter, (2, 3))
+    elif views == "swing":
+        for angle in (-SWING, SWING):
+            cos, sin = math.cos(angle), math.sin(angle)
+            theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(batch)
+            grid = F.affine_grid(
+                theta.expand(len(batch), 2, 3), list(batch.shape), align_corners=False
+            )
+            yield F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
 
 
 def call(probabilities: NDArray[np.float32], positive: int, threshold: float) -> NDArray[np.int64]:

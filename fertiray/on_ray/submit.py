@@ -23,7 +23,9 @@ from fertiray.errors import InputError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 AGENT_S = 60  # seconds that a new cluster may take until it accepts jobs
-PATH_FLAGS = ("--out", "--checkpoint", "--data")
+PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split")
+PATH_SETTINGS = ("initial", "teacher")  # --set KEY=CHECKPOINT
+PATHS_FIRST = ("score", "run", "evaluate")  # commands whose plain arguments are paths
 
 
 def submit(
@@ -59,7 +61,8 @@ def submit(
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
     here = urlsplit(where).hostname in {"127.0.0.1", "localhost", "::1"}
     interpreter = python or (sys.executable if here else "python")
-    command = [interpreter, "-m", "fertiray", verb, *absolute_paths(arguments)]
+    located = absolute_paths(arguments, plain=verb in PATHS_FIRST)
+    command = [interpreter, "-m", "fertiray", verb, *located]
     with tempfile.TemporaryDirectory(prefix="fertiray-job-") as folder:
         package = Path(fertiray.__file__).parent
         ignored = shutil.ignore_patterns("__pycache__")
@@ -106,19 +109,36 @@ async def _stream(client: JobSubmissionClient, job_id: str, logs: TextIO) -> Non
         logs.flush()
 
 
-def absolute_paths(arguments: Sequence[str]) -> list[str]:
+def absolute_paths(arguments: Sequence[str], *, plain: bool = True) -> list[str]:
     """The arguments with local paths made absolute; URIs and everything else stay.
 
-    A path is what follows a flag that takes one, or any other argument that exists here.
+    A path is what follows a flag that takes one, a checkpoint in ``--set``, or any other argument
+    that exists here.
+
+    Args:
+        arguments: of a command.
+        plain: whether arguments without a flag are paths; the key of a paper is not.
     """
     result: list[str] = []
     for place, argument in enumerate(arguments):
+        before = arguments[place - 1] if place else ""
         flag, equals, value = argument.partition("=")
-        if equals and flag in PATH_FLAGS and not storage.is_remote(value):
-            argument = f"{flag}={Path(value).absolute()}"
-        elif not argument.startswith("-") and not storage.is_remote(argument):
-            follows = place > 0 and arguments[place - 1] in PATH_FLAGS
-            if follows or Path(argument).exists():
-                argument = str(Path(argument).absolute())
+        if before == "--set":
+            argument = _located(flag, value) if flag in PATH_SETTINGS else argument
+        elif flag == "--set" and value.partition("=")[0] in PATH_SETTINGS:
+            argument = f"--set={_located(*value.split('=', 1))}" if "=" in value else argument
+        elif equals and flag in PATH_FLAGS:
+            argument = _located(flag, value)
+        elif argument.startswith("-") or storage.is_remote(argument):
+            pass
+        elif before in PATH_FLAGS or (plain and Path(argument).exists()):
+            argument = str(Path(argument).absolute())
         result.append(argument)
     return result
+
+
+def _located(key: str, value: str) -> str:
+    """``KEY=VALUE`` with a local path made absolute; ``null`` is none."""
+    if value in {"", "null"} or storage.is_remote(value):
+        return f"{key}={value}"
+    return f"{key}={Path(value).absolute()}"

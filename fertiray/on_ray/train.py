@@ -58,6 +58,7 @@ def train_on_ray(
     storage_path: str | None = None,
     device: str = "auto",
     max_failures: int = 3,
+    resume: bool = True,
     on_epoch: Callable[[Line], None] | None = None,
 ) -> dict[str, Any]:
     """Trains one network on a cluster and writes its checkpoint; see ``training.train.train``.
@@ -76,6 +77,7 @@ def train_on_ray(
             It is deleted when the checkpoint is written.
         device: ``cpu``, ``cuda``, or ``auto``: GPUs where the cluster has some.
         max_failures: how often lost workers are replaced before the training is given up.
+        resume: go on where the same call was interrupted; else start afresh.
         on_epoch: called in this process with each epoch's metrics.
 
     Returns:
@@ -88,13 +90,17 @@ def train_on_ray(
     if paper_name not in PAPERS:
         raise InputError(f"paper {paper_name!r} is unknown; choose one of: {', '.join(PAPERS)}")
     settings = dataclasses.replace(
-        settings, initial=_absolute(settings.initial), teacher=_absolute(settings.teacher)
+        settings,
+        initial=settings.initial and _absolute(settings.initial),
+        teacher=settings.teacher and _absolute(settings.teacher),
     )
-    place, data, split = _absolute(out), _absolute(data), _absolute(split)
-    assert place is not None and data is not None
+    place, data, split = _absolute(out), _absolute(data), split and _absolute(split)
     _refuse(PAPERS[paper_name], settings, data, split, workers)
-    runs = _absolute(storage_path) or storage.join(place, RUNS)
+    runs = _absolute(storage_path) if storage_path else storage.join(place, RUNS)
     name = f"{Path(place).name}-{config.digest([config.digest(settings), paper_name, place])}"
+    kept = storage.join(runs, name)
+    if not resume:
+        storage.remove(kept)
     # Without a dashboard, Ray Train's own actors complain of it every second.
     with cluster(address, quiet=True):
         board = _Board.remote(workers)
@@ -109,7 +115,7 @@ def train_on_ray(
             max_failures=max_failures,
         )
         values = _followed(trainer, board, on_epoch or (lambda line: None))
-    storage.remove(storage.join(runs, name) if storage_path else runs)
+    storage.remove(kept if storage_path else runs)
     return {**values, "checkpoint": out}
 
 
@@ -142,8 +148,7 @@ def make_trainer(
     gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
     if (gpus or device == "cuda") and gpus < workers:
         raise InputError(
-            f"--workers {workers}: each takes a GPU and the cluster has {gpus}: take fewer, or"
-            " --device cpu"
+            f"--workers {workers}: each takes a GPU and the cluster has {gpus}: take fewer"
         )
     resources = {"CPU": cpus_per_worker(workers), **({"GPU": 1.0} if gpus else {})}
     run = RunConfig(
@@ -183,7 +188,7 @@ class RayWorker:
         self.rank, self.size = context.get_world_rank(), context.get_world_size()
         self.device = str(ray.train.torch.get_device())
         self.on_epoch = on_epoch or (lambda line: None)
-        # Ray gives a worker as many threads as whole CPUs were promised to it; the machine has more.
+        # Ray gives a worker a thread for each CPU promised to it; the machine may have more.
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(max(1, cores // context.get_local_world_size()))
 
@@ -337,8 +342,6 @@ def _refuse(
     )
 
 
-def _absolute(location: str | None) -> str | None:
+def _absolute(location: str) -> str:
     """Workers run in a folder of their own."""
-    if location is None or storage.is_remote(location):
-        return location
-    return str(Path(location).absolute())
+    return location if storage.is_remote(location) else str(Path(location).absolute())

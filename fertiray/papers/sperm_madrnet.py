@@ -58,13 +58,13 @@ FRAMED = TrainConfig(
     precision="bf16",
     channels_last=True,
     frame="head",
-    views="flip",
+    views="swing",
 )
 
 PATCH = replace(
     FRAMED,
     preprocessing=Preprocessing(size=144),
-    epochs=8,
+    epochs=6,
     frozen=("conv1", "bn1", "layer1", "layer2"),
     augmentation=replace(FRAMED.augmentation, rotation=180),
     frame="as_is",

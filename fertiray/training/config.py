@@ -144,8 +144,8 @@ class TrainConfig:
         frame: ``head``: every image shows one head, which is turned into its own frame first
             (axis vertical, acrosome up). Crops of a segmented store are in that frame already.
         views: wherever probabilities are made, average them over ``one`` view, over the crop and
-            its mirror image (``flip``), or over the eight turns and mirrors of a square
-            (``dihedral``).
+            its mirror image (``flip``), over both turned by -8, 0 and 8 degrees (``swing``), or
+            over the eight turns and mirrors of a square (``dihedral``).
         threshold: a crop is positive when its probability is at least this; never tuned on test.
         task: of a set with several grades, the one that a single-task network learns.
         initial: checkpoint folder whose weights are started from, where they fit.

@@ -182,7 +182,7 @@ def test_what_only_the_workers_find_comes_back_as_one_line(embryos, tmp_path):
 def test_more_workers_than_gpus_are_refused(embryos, msres, tmp_path):
     from fertiray.on_ray.train import train_on_ray
 
-    with pytest.raises(InputError, match="the cluster has 0: take fewer, or --device cpu"):
+    with pytest.raises(InputError, match="each takes a GPU and the cluster has 0"):
         train_on_ray(
             "embryo_msres", msres, embryos, str(tmp_path / "out"), workers=2, device="cuda"
         )

@@ -3,7 +3,6 @@
 Two processes talk through gloo, without Ray. Expected values are those of one process.
 """
 
-import json
 import pickle
 import subprocess
 import sys
@@ -151,7 +150,6 @@ def test_two_workers_train_as_one_does(runs, name):
             apart += (value - two["model"][key]).double().square().sum().item()
         else:
             assert torch.equal(value, two["model"][key]), key
-    print(name, (apart / moved) ** 0.5, two["steps"][0] / one["steps"][0] - 1)
     assert moved > 0
     assert (apart / moved) ** 0.5 < 2e-3
 
