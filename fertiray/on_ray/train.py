@@ -41,6 +41,7 @@ from fertiray.training.worker import STATE_FILE
 
 Line = dict[str, Any]
 
+NODE = "ray.io/node-id"  # label that Ray gives each node
 RUNS = ".ray"  # in the checkpoint folder, while it is being trained
 POLL_S = 0.2
 OTHERS_S = 10.0  # seconds in which the other workers find the same data unusable
@@ -128,6 +129,7 @@ def make_trainer(
     name: str,
     storage_path: str,
     max_failures: int,
+    here: bool = False,
 ) -> TorchTrainer:
     """A TorchTrainer as this project sets it up, on the cluster that is connected.
 
@@ -139,6 +141,7 @@ def make_trainer(
         name: of the run; one of the same name and place is gone on with.
         storage_path: where states are kept, local or ``s3://``.
         max_failures: how often lost workers are replaced.
+        here: all of them on the node that this process is on.
 
     Raises:
         InputError: too few GPUs, or a place that cannot be written.
@@ -170,7 +173,10 @@ def make_trainer(
         # Metrics are summed on the CPU also where gradients travel between GPUs.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=bool(gpus),
+            resources_per_worker=resources,
+            label_selector={NODE: ray.get_runtime_context().get_node_id()} if here else None,
         ),
         run_config=run,
     )

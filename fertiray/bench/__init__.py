@@ -1,0 +1,1 @@
+"""Measurements: each explains what it measures, measures it and ends in one JSON document."""
