@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fertiray import console
+from fertiray.cli_bench import app as bench_app
 from fertiray.cli_data import app as data_app
 from fertiray.cli_options import (
     Address,
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -396,7 +398,9 @@ def results_command(
 )
 def submit(
     context: typer.Context,
-    verb: Annotated[Literal["score", "run", "train"], typer.Argument(help="The command to run.")],
+    verb: Annotated[
+        Literal["score", "run", "train", "bench"], typer.Argument(help="The command to run.")
+    ],
     address: Annotated[
         str | None, typer.Option(help="The cluster's dashboard, http://HOST:8265 by default.")
     ] = None,

@@ -294,10 +294,8 @@ def summary(measured: Measured, warm_up: int, steps: int, seed: int = 0) -> dict
     """
     counted = slice(warm_up, warm_up + steps)
     pairs = np.array([measured.steps[side][counted] for side in SIDES])  # 2 x n seconds
-    wall, cpu = (
-        _compare(pairs, seed),
-        _compare([measured.cpu[side][counted] for side in SIDES], seed),
-    )
+    wall = _compare(pairs, seed)
+    cpu = _compare([measured.cpu[side][counted] for side in SIDES], seed)
     quartiles = np.quantile(pairs, [0.25, 0.75], axis=1).T * 1000
     return {
         "plain_step_ms": wall.plain_ms,

@@ -104,7 +104,7 @@ def train_on_ray(
         storage.remove(kept)
     # Without a dashboard, Ray Train's own actors complain of it every second.
     with cluster(address, quiet=True):
-        board = _Board.remote(workers)
+        board = ray.remote(num_cpus=0)(_Board).remote(workers)
         job = {"paper": paper_name, "settings": settings, "data": data, "out": place}
         trainer = make_trainer(
             _work,
@@ -217,7 +217,6 @@ class RayWorker:
         self.on_epoch(metrics)
 
 
-@ray.remote(num_cpus=0)
 class _Board:
     """What the workers tell the process that started them, which Ray keeps to itself.
 
