@@ -28,15 +28,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from fertiray import config, console, storage
-from fertiray.data.splits import load_split, three_parts
 from fertiray.errors import InputError
-from fertiray.models.registry import MODELS, build_model
+from fertiray.models.registry import MODELS
 from fertiray.on_ray.cluster import cluster, cpus_per_worker
 from fertiray.papers import PAPERS, Paper
 from fertiray.training.checks import check
 from fertiray.training.config import TrainConfig
-from fertiray.training.start import starting_point
-from fertiray.training.train import load, positive_class, strata, train
+from fertiray.training.fit import build_network
+from fertiray.training.train import prepare, train
 from fertiray.training.worker import STATE_FILE
 
 Line = dict[str, Any]
@@ -318,33 +317,12 @@ def _refuse(
     Raises:
         InputError: as ``train``.
     """
-    crops = load(paper, settings, data)
-    positive_class(paper, crops, data)
-    if split is not None:
-        parts = load_split(split, crops)
-    else:
-        parts = three_parts(
-            strata(crops),
-            crops.groups,
-            validation=settings.validation,
-            test=settings.test,
-            seed=settings.seed,
-            names=crops.digests,
-        )
+    crops, parts, _, _ = prepare(paper, settings, data, split)
     check(settings, crops, parts, workers)
-    starting_point(settings, crops.classes)
-    spec, args = MODELS.get(settings.model), dict(settings.model_args)
-    if spec is not None and spec.pretrained:
-        args["pretrained"] = False  # the workers' own weights will do
-    if len(crops.tasks) > 1:
-        args["tasks"] = {task: len(classes) for task, classes in crops.tasks.items()}
-    build_model(
-        settings.model,
-        len(crops.classes),
-        in_channels=settings.preprocessing.channels,
-        size=settings.preprocessing.size,
-        args=args,
-    )
+    args = settings.model_args
+    if (spec := MODELS.get(settings.model)) is not None and spec.pretrained:
+        args = {**args, "pretrained": False}  # weights are the workers' business
+    build_network(dataclasses.replace(settings, model_args=args), crops)
 
 
 def _absolute(location: str) -> str:

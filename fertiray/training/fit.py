@@ -125,7 +125,7 @@ class _Training:
         self.labels = crops.labels[parts.training]
         self.steps = steps_per_epoch(self.labels, config, worker.size)
         torch.manual_seed(config.seed)  # of the initial weights; the caller's state is restored
-        self.model = _build(config, crops)
+        self.model = build_network(config, crops)
         start.into(self.model)
         self.frozen = [_part(self.model, name) for name in config.frozen]
         for part in self.frozen:
@@ -350,7 +350,12 @@ class _Training:
         self.history, self.best, self.kept = state["history"], state["best"], state["kept"]
 
 
-def _build(config: TrainConfig, crops: LabelledCrops) -> nn.Module:
+def build_network(config: TrainConfig, crops: LabelledCrops) -> nn.Module:
+    """The recipe's network for the classes, or tasks, of the data.
+
+    Raises:
+        InputError: an unknown network, an argument that it does not take, or no weights for it.
+    """
     args = dict(config.model_args)
     if len(crops.tasks) > 1:
         args["tasks"] = {task: len(classes) for task, classes in crops.tasks.items()}

@@ -19,7 +19,7 @@ from fertiray.models.predict import Predictor, call
 from fertiray.papers.paper import Paper
 from fertiray.training.config import TrainConfig
 from fertiray.training.fit import Fitted, fit
-from fertiray.training.start import starting_point
+from fertiray.training.start import Start, starting_point
 from fertiray.training.worker import LocalWorker, Worker
 
 SPLIT = "split.json"
@@ -57,20 +57,7 @@ def train(
         InputError: settings or data that cannot be trained on; the message says what to do.
     """
     worker = worker or LocalWorker()
-    crops = load(paper, settings, data)
-    positive = positive_class(paper, crops, data)
-    if split is not None:
-        parts = load_split(split, crops)
-    else:
-        parts = three_parts(
-            strata(crops),
-            crops.groups,
-            validation=settings.validation,
-            test=settings.test,
-            seed=settings.seed,
-            classes=crops.labels,
-        )
-    start = starting_point(settings, crops.classes)
+    crops, parts, positive, start = prepare(paper, settings, data, split)
     fitted = fit(settings, crops, parts, worker, start=start)
     if worker.rank:
         return {"checkpoint": out}
@@ -119,6 +106,30 @@ def train(
         },
         "history": fitted.history,
     }
+
+
+def prepare(
+    paper: Paper, settings: TrainConfig, data: str, split: str | None
+) -> tuple[LabelledCrops, Parts, str, Start]:
+    """All that a training needs beside its recipe: crops, split, positive class, start.
+
+    Raises:
+        InputError: as :func:`train`.
+    """
+    crops = load(paper, settings, data)
+    positive = positive_class(paper, crops, data)
+    if split is not None:
+        parts = load_split(split, crops)
+    else:
+        parts = three_parts(
+            strata(crops),
+            crops.groups,
+            validation=settings.validation,
+            test=settings.test,
+            seed=settings.seed,
+            classes=crops.labels,
+        )
+    return crops, parts, positive, starting_point(settings, crops.classes)
 
 
 def load(paper: Paper, settings: TrainConfig, data: str) -> LabelledCrops:
