@@ -94,7 +94,9 @@ def protocol_text(protocol: dict[str, Any]) -> str:
         f"{protocol['folds']} folds",
     ]
     if protocol["views"] != "one":
-        parts.append({"flip": "2 views", "dihedral": "8 views"}[protocol["views"]])
+        parts.append(
+            {"flip": "2 views", "swing": "6 views", "dihedral": "8 views"}[protocol["views"]]
+        )
     if protocol["members"] > 1:
         parts.append(f"{protocol['members']} networks averaged")
     return ", ".join(parts)
