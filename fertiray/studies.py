@@ -68,7 +68,8 @@ def train_paper(
         data: labelled folder or store; for the CycleGAN a folder of two domains.
         out: checkpoint folder.
         split: file of an earlier split.
-        device: torch device, of a training in this process.
+        device: torch device, of a training in this process; Ray's workers take GPUs where the
+            cluster has some.
         workers: Ray Train workers; None trains in this process.
         resume: go on where an earlier call stopped; else start afresh.
         address: Ray cluster.
@@ -84,13 +85,23 @@ def train_paper(
     if isinstance(recipe_, CycleGANConfig):
         if workers is not None and workers > 1:
             raise InputError("--workers: the CycleGAN is trained in one process: leave it out")
-        return train_cyclegan(paper, recipe_, data, out, worker)
+        values = train_cyclegan(paper, recipe_, data, out, worker)
+        worker.forget()
+        return values
     if workers is not None:
         # The only place where the training reaches for the shell, and only when it is asked to.
         from fertiray.on_ray.train import train_on_ray
 
         return train_on_ray(
-            paper, recipe_, data, out, workers=workers, split=split, address=address, on_epoch=log
+            paper,
+            recipe_,
+            data,
+            out,
+            workers=workers,
+            split=split,
+            address=address,
+            resume=resume,
+            on_epoch=log,
         )
     values = train(chosen, recipe_, data, out, worker=worker, split=split)
     worker.forget()

@@ -31,12 +31,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+# What forward runs in and backward enters again, because it runs F and G again; nothing by default.
+# torch's own modes do not reach into backward.
+surroundings: list[AbstractContextManager[Any]] = []
 
 
 class PassNorm(nn.Module):
@@ -136,6 +141,7 @@ class _Recompute(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         device = x1.device.type
         ctx.sequence = sequence
+        ctx.surroundings = tuple(surroundings)
         # Without the cache: it would hand backward the weights that were cast here, without
         # gradients, in place of the parameters.
         ctx.autocast = {
@@ -155,7 +161,9 @@ class _Recompute(torch.autograd.Function):
         sequence: ReversibleSequence = ctx.sequence
         y1, y2 = ctx.saved_tensors
         totals: dict[nn.Parameter, Tensor] = {}
-        with torch.autocast(**ctx.autocast):
+        with torch.autocast(**ctx.autocast), ExitStack() as stack:
+            for surrounding in ctx.surroundings:
+                stack.enter_context(surrounding)
             for step in reversed(range(sequence.passes)):
                 # x2 = y2 - G(y1), and the gradient that reaches y1 through G
                 value, through = _pull_back(sequence.g, y1, step, d2, totals)

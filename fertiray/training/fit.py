@@ -202,6 +202,12 @@ class _Training:
                 self.worker.size,
             ):
                 terms = self._summed(self._update(learner, batch, cache))
+                # Of all workers together: one alone would leave the others waiting for it.
+                if not math.isfinite(terms["loss"]):
+                    raise InputError(
+                        f"epoch {self.epoch + 1}: the loss is not a finite number: lower lr"
+                        f" (now {self.optimizer.param_groups[0]['lr']:g}) or set clip=1.0"
+                    )
                 on_step(terms["loss"])
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0.0) + value / self.steps
@@ -211,14 +217,14 @@ class _Training:
     def _update(self, learner: nn.Module, batch: Batch, cache: Cache | None) -> dict[str, float]:
         """One step of the optimiser; this worker's share of the loss and its terms."""
         size = self.worker.size
-        # The same dropout masks in every worker and every run.
-        generator = torch.Generator().manual_seed(int(batch.draws.noise[0]))
         shared = looks_at_batch(self.model, size)
         found: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         pieces = list(batch.pieces(self.config.accumulate))
         for start, stop in pieces:
             x, targets = self.inputs(batch, start, stop, cache)
+            # The same dropout masks in every worker, every piece and every run.
+            generator = torch.Generator().manual_seed(int(batch.draws.noise[0]))
             whole = WholeBatch(size, generator, start, len(batch.whole))
             last = stop == batch.stop
             ddp = isinstance(learner, DistributedDataParallel)
@@ -232,11 +238,6 @@ class _Training:
                 self.scaler.scale(terms["loss"] * size).backward()
             for name, value in terms.items():
                 found[name] = found.get(name, 0.0) + value.item()
-        if not math.isfinite(found["loss"]):
-            raise InputError(
-                f"epoch {self.epoch + 1}: the loss is not a finite number: lower lr"
-                f" (now {self.optimizer.param_groups[0]['lr']:g}) or set clip=1.0"
-            )
         if self.config.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)

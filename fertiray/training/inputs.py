@@ -74,6 +74,7 @@ class Inputs:
             picked = batch.whole[start:stop]
             x, soft = cache.features[picked].to(self.device), self._one_hot(picked)
         whole = self.labels[batch.whole]
+        shared = (start, stop) == (batch.start, batch.stop) and stop - start < len(whole)
         return x, Targets(
             labels=whole[start:stop].to(self.device),
             soft=soft.to(self.device),
@@ -81,6 +82,7 @@ class Inputs:
             batch=len(whole),
             aspects=self.aspects[batch.whole[start:stop]].to(self.device),
             teacher=self._teach(x),
+            start=start if shared else None,
         )
 
     def _augmented(self, batch: Batch, own: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fertiray.models.memebg import UNLABELLED
 from fertiray.training.config import Loss
+from fertiray.training.sharing import rows_of_all
 
 WHO_ASPECT, WHO_TOLERANCE = 1.5, 0.3  # head length over width of a normal head
 LIGHTEST, HEAVIEST = 0.01, 1.0  # limits of a learned, bounded weight
@@ -33,6 +34,8 @@ class Targets:
         batch: crops of the whole batch.
         aspects: N float head aspect ratios; NaN where not measured.
         teacher: N x K logits of the teacher, or None.
+        start: place of the first crop in the batch, where the other crops are on other workers;
+            None where all are here, or where the batch is gone through in pieces.
     """
 
     labels: Tensor
@@ -41,6 +44,7 @@ class Targets:
     batch: int
     aspects: Tensor
     teacher: Tensor | None = None
+    start: int | None = None
 
 
 class Objective(nn.Module):
@@ -104,9 +108,12 @@ class Objective(nn.Module):
         terms = {"classification": self._classification(logits, targets)}
         extras = {}
         if "triplet" in self.terms:
-            extras["triplet"] = triplet(
-                values["embedding"].float(), targets.labels[:, 0], self.settings.margin
-            ) * (len(logits) / targets.batch)
+            embedding, labels = values["embedding"].float(), targets.labels[:, 0]
+            if targets.start is not None:
+                embedding = rows_of_all(embedding, targets.start, targets.batch)
+                labels = rows_of_all(labels, targets.start, targets.batch)
+            share = len(logits) / targets.batch
+            extras["triplet"] = triplet(embedding, labels, self.settings.margin) * share
         if "harc" in self.terms:
             extras["harc"] = self._harc(logits, targets)
         loss = terms["classification"]

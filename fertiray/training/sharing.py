@@ -8,13 +8,15 @@ so that k workers with the same global batch follow one worker's losses within r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from fertiray.models import reversible
 
 
 class WholeBatch(TorchFunctionMode):
@@ -33,6 +35,17 @@ class WholeBatch(TorchFunctionMode):
     def __init__(self, size: int, generator: torch.Generator, start: int, batch: int) -> None:
         super().__init__()
         self.size, self.generator, self.start, self.batch = size, generator, start, batch
+
+    def __enter__(self) -> Self:
+        """Also for layers that run again in backward."""
+        reversible.surroundings.append(self)
+        entered: Self = super().__enter__()  # type: ignore[no-untyped-call]
+        return entered
+
+    def __exit__(self, *error: object) -> None:
+        """Leaves the mode."""
+        reversible.surroundings.remove(self)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
