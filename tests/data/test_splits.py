@@ -62,8 +62,10 @@ def test_shares_are_met_by_single_images(seed, validation, test, kinds):
     assert sorted(np.concatenate(found)) == list(range(300))
     totals = np.bincount(strata, minlength=kinds)
     wanted = (1 - validation - test, validation, test)
-    for part, share in zip(found, wanted, strict=True):
-        assert abs(len(part) - share * 300) <= kinds + 1  # a class may need its one image
+    # Each class may need its one image in a held-out part, and training gives to both of them.
+    slack = (2 * kinds + 1, kinds + 1, kinds + 1)
+    for part, share, more in zip(found, wanted, slack, strict=True):
+        assert abs(len(part) - share * 300) <= more
         if share * min(totals) >= 2:
             own = np.bincount(strata[part], minlength=kinds)
             assert (abs(own - share * totals) <= 2).all()
