@@ -2,35 +2,28 @@
 
 The folder holds all that scoring needs: the architecture and its arguments, the classes in the
 order of the logits, the preprocessing, the operating threshold and the sensitivity and specificity
-measured on the validation set. It may lie on local disk or on S3.
-
-``meta.json`` names the SHA-256 of the weights, and the weights carry a copy of the description in
-their header, so a change of either file is noticed and named. It is a check against accidents and
-hand edits, not a signature.
+measured on the validation set. It may lie on local disk or on S3. See
+:mod:`fertiray.sealed` for how a changed file is noticed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import nn
 
-from fertiray import config, storage
+from fertiray import config, sealed, storage
 from fertiray.errors import InputError
 from fertiray.model_card import model_card
 from fertiray.models.preprocess import Preprocessing
 from fertiray.models.registry import MODELS, build_model
 from fertiray.models.weights import settled_args
+from fertiray.sealed import META
 
-WEIGHTS, META, CARD = "weights.safetensors", "meta.json", "README.md"
+WEIGHTS, CARD = "weights.safetensors", "README.md"
 FORMAT = 1
 
 Task = Literal["zona", "morphology", "viability", "grading"]
@@ -138,19 +131,11 @@ def save(folder: str, model: nn.Module, meta: Meta) -> Meta:
     Raises:
         InputError: a weight is not a finite number.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _require_finite(state, folder)
-    meta = dataclasses.replace(
-        meta, model_args={**meta.model_args, **settled_args(model)}, weights_sha256=""
-    )
-    copy = json.dumps(dataclasses.asdict(meta), allow_nan=False)
-    weights = save_tensors(state, metadata={META: copy})
-    meta = dataclasses.replace(meta, weights_sha256=hashlib.sha256(weights).hexdigest())
-    storage.write_bytes(storage.join(folder, WEIGHTS), weights)
+    meta = dataclasses.replace(meta, model_args={**meta.model_args, **settled_args(model)})
+    meta = sealed.seal(storage.join(folder, WEIGHTS), model.state_dict(), meta)
     description = dataclasses.asdict(meta)
     storage.write_bytes(storage.join(folder, CARD), model_card(description, model).encode())
-    text = json.dumps(description, indent=2, allow_nan=False)
-    storage.write_bytes(storage.join(folder, META), text.encode())
+    sealed.write_description(storage.join(folder, META), description)
     return meta
 
 
@@ -167,15 +152,7 @@ def _read_description(folder: str) -> dict[str, Any]:
     where = storage.join(folder, META)
     if not storage.exists(where):
         raise InputError(f"{folder}: no checkpoint here ({META} is missing); train one first")
-    try:
-        values = json.loads(storage.read_bytes(where))
-    except ValueError as error:
-        raise InputError(
-            f"{where}: not readable as JSON ({error}); copy the folder again"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: must hold a JSON object; copy the folder again")
-    return values
+    return sealed.read_description(where)
 
 
 def load(folder: str) -> tuple[nn.Module, Meta]:
@@ -188,17 +165,7 @@ def load(folder: str) -> tuple[nn.Module, Meta]:
     description = _read_description(folder)
     meta = config.load(Meta, description, storage.join(folder, META))
     where = storage.join(folder, WEIGHTS)
-    weights = storage.read_bytes(where)
-    found = hashlib.sha256(weights).hexdigest()
-    if found != meta.weights_sha256:
-        raise InputError(
-            f"{where}: SHA-256 {found[:12]}... is not the {meta.weights_sha256[:12]}... that"
-            f" {META} names: truncated or altered; copy the folder again"
-        )
-    try:
-        state = load_tensors(weights)
-    except SafetensorError as error:
-        raise InputError(f"{where}: not a safetensors file ({error})") from error
+    state, weights = sealed.read_weights(where, description)
     spec = MODELS.get(meta.model)
     args = dict(meta.model_args)
     if spec is not None and spec.pretrained:
@@ -213,8 +180,8 @@ def load(folder: str) -> tuple[nn.Module, Meta]:
         args=args,
     )
     _load_state(model, state, where)
-    _require_finite(state, where)
-    _compare(description, weights, folder)
+    sealed.require_finite(state, where)
+    sealed.require_unaltered(description, weights, folder)
     return model.eval(), meta
 
 
@@ -231,45 +198,3 @@ def _load_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) ->
         shown = "; ".join(differences[:3])
         raise InputError(f"{where}: does not fit the architecture in {META}: {shown}")
     model.load_state_dict(state)
-
-
-def _require_finite(state: dict[str, torch.Tensor], where: str) -> None:
-    for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(
-                f"{where}: {key} holds NaN or infinity: the training diverged; train again with a"
-                " lower learning rate"
-            )
-
-
-def _compare(description: dict[str, Any], weights: bytes, folder: str) -> None:
-    """Raises where ``meta.json`` is not what was saved with the weights, naming what differs."""
-    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-    copy = header.get("__metadata__", {}).get(META)
-    if copy is None:
-        raise InputError(
-            f"{storage.join(folder, WEIGHTS)}: carries no copy of {META}, so the two cannot be"
-            " checked against each other; save the checkpoint again"
-        )
-    now, saved = _flat({**description, "weights_sha256": ""}), _flat(json.loads(copy))
-    differences = [
-        f"{key} is {now.get(key)!r}, saved as {saved.get(key)!r}"
-        for key in sorted(now.keys() | saved.keys())
-        if now.get(key) != saved.get(key)
-    ]
-    if differences:
-        raise InputError(
-            f"{storage.join(folder, META)}: altered after it was saved:"
-            f" {'; '.join(differences[:3])}; copy the folder again"
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted names, as ``--set`` writes them."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fertiray import checkpoint, storage
+from fertiray import checkpoint, sealed, storage
 from fertiray.models.preprocess import Normalise, Preprocessing
 
 PARITY = 1e-5  # largest difference of a probability that an export may show
@@ -76,7 +76,7 @@ def export(checkpoint_folder: str, out: str) -> dict[str, Any]:
         )
     buffer = io.BytesIO()
     description = json.dumps(dataclasses.asdict(meta))
-    torch.export.save(exported, buffer, extra_files={checkpoint.META: description})
+    torch.export.save(exported, buffer, extra_files={sealed.META: description})
     data = buffer.getvalue()
     again = torch.export.load(io.BytesIO(data)).module()
     differences, names = [], []

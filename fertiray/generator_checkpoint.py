@@ -7,23 +7,19 @@ needs, on local disk or on S3, and a truncated, altered or mismatched file is no
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 
-from fertiray import config, storage
+from fertiray import config, sealed, storage
 from fertiray.errors import InputError
 from fertiray.models.preprocess import Preprocessing
 from fertiray.models.registry import build_model
+from fertiray.sealed import META
 
-WEIGHTS, META, SAMPLES = "generator.safetensors", "meta.json", "samples.png"
+WEIGHTS, SAMPLES = "generator.safetensors", "samples.png"
 FORMAT = 1
 
 
@@ -78,15 +74,8 @@ def save(folder: str, generator: nn.Module, meta: GeneratorMeta) -> GeneratorMet
     Raises:
         InputError: a weight is not a finite number.
     """
-    state = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
-    _require_finite(state, folder)
-    meta = dataclasses.replace(meta, weights_sha256="")
-    copy = json.dumps(dataclasses.asdict(meta), allow_nan=False)
-    weights = save_tensors(state, metadata={META: copy})
-    meta = dataclasses.replace(meta, weights_sha256=hashlib.sha256(weights).hexdigest())
-    storage.write_bytes(storage.join(folder, WEIGHTS), weights)
-    text = json.dumps(dataclasses.asdict(meta), indent=2, allow_nan=False)
-    storage.write_bytes(storage.join(folder, META), text.encode())
+    meta = sealed.seal(storage.join(folder, WEIGHTS), generator.state_dict(), meta)
+    sealed.write_description(storage.join(folder, META), dataclasses.asdict(meta))
     return meta
 
 
@@ -104,26 +93,10 @@ def load(folder: str) -> tuple[nn.Module, GeneratorMeta]:
                 f"{folder}: no generator here ({storage.relative(file, folder)} is missing); train"
                 " one with `fertiray train zona_vgg13 --model cyclegan`"
             )
-    description = _description(place)
+    description = sealed.read_description(place)
     meta = config.load(GeneratorMeta, description, place)
-    weights = storage.read_bytes(where)
-    found = hashlib.sha256(weights).hexdigest()
-    if found != meta.weights_sha256:
-        raise InputError(
-            f"{where}: SHA-256 {found[:12]}... is not the {meta.weights_sha256[:12]}... that"
-            f" {META} names: truncated or altered; copy the folder again"
-        )
-    try:
-        state = load_tensors(weights)
-        header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-        saved = json.loads(header["__metadata__"][META])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{where}: not the weights of a generator ({error})") from error
-    for key, value in saved.items():
-        if key != "weights_sha256" and description.get(key) != value:
-            raise InputError(
-                f"{place}: {key} was altered after it was saved; copy the folder again"
-            )
+    state, weights = sealed.read_weights(where, description)
+    sealed.require_unaltered(description, weights, folder)
     with torch.random.fork_rng(devices=[]):  # the initial weights, replaced at once
         generator = build_model(
             meta.model,
@@ -137,26 +110,5 @@ def load(folder: str) -> tuple[nn.Module, GeneratorMeta]:
     except RuntimeError as error:
         said = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: does not fit the architecture in {META}: {said}") from error
-    _require_finite(state, where)
+    sealed.require_finite(state, where)
     return generator.eval(), meta
-
-
-def _description(place: str) -> dict[str, Any]:
-    try:
-        values = json.loads(storage.read_bytes(place))
-    except ValueError as error:
-        raise InputError(
-            f"{place}: not readable as JSON ({error}); copy the folder again"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: must hold a JSON object; copy the folder again")
-    return values
-
-
-def _require_finite(state: dict[str, Tensor], where: str) -> None:
-    for name, value in state.items():
-        if not value.isfinite().all():
-            raise InputError(
-                f"{where}: {name} holds NaN or infinity: the training diverged; train again with a"
-                " lower learning rate"
-            )

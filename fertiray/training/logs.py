@@ -36,7 +36,7 @@ class EpochLog:
                 f" macro F1 {line['validation_macro_f1']:.3f}"
             )
         text += f", {line['seconds']:.1f} s"
-        console.notices.print(text, markup=False)
+        console.notices.print(text, markup=False, soft_wrap=True)
         if self.folder is not None:
             self._write(epoch, line, self.folder)
 

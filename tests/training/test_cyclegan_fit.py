@@ -382,7 +382,7 @@ def test_altered_generators_are_refused(trained, tmp_path):
     meta.write_text("[]")
     refused("must hold a JSON object")
     meta.write_text(good_meta.replace('"paper": "zona_vgg13"', '"paper": "other"'))
-    refused("paper was altered after it was saved")
+    refused("altered after it was saved: paper is 'other', saved as 'zona_vgg13'")
     meta.write_text(good_meta.replace('"format": 1', '"format": 2'))
     refused("format 2 is not 1: written by another version")
     meta.write_text(good_meta.replace('"model": "cyclegan_generator"', '"model": "vgg13"'))

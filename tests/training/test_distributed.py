@@ -3,26 +3,29 @@
 Two processes talk through gloo, without Ray. Expected values are those of one process.
 """
 
-import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from fertiray.data.labelled import LabelledCrops
 from fertiray.data.splits import Parts
 from fertiray.models.preprocess import Preprocessing
 from fertiray.models.registry import build_model
 from fertiray.papers import PAPERS
 from fertiray.training.config import Augmentation, Loss, TrainConfig
 from fertiray.training.fit import fit
+from fertiray.training.state import pack, unpack
 from fertiray.training.worker import LocalWorker
 
 HUSHEM = ("Normal", "Tapered", "Pyriform", "Amorphous")
 # 22 crops are two batches of nine, which two workers share unevenly, and one of four.
+CROPS = "crops"
 PARTS = Parts(np.arange(22), np.arange(22, 29), np.arange(0))
 
 
@@ -106,13 +109,32 @@ def runs(tmp_path_factory, discs, graded):
     """Of each case: one worker's and two workers' losses and parameters."""
     folder = tmp_path_factory.mktemp("distributed")
     cases = {name: (config, crops_of(name, discs, graded)) for name, config in CASES.items()}
-    (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
+    data = {name: plain(crops) for name, (_, crops) in cases.items()}
+    (folder / CROPS).write_bytes(pack(data))
     alone = {name: run(LocalWorker(), *case) for name, case in cases.items()}
     begin(folder, 2)
     return {
-        name: (cases[name], alone[name], torch.load(folder / f"{name}.pt", weights_only=False))
+        name: (cases[name], alone[name], unpack((folder / name).read_bytes(), name))
         for name in cases
     }
+
+
+def plain(crops: LabelledCrops) -> dict[str, Any]:
+    """Crops as tensors and plain values, for another process."""
+    values = {field.name: getattr(crops, field.name) for field in fields(crops)}
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
+
+
+def from_plain(values: dict[str, Any]) -> LabelledCrops:
+    return LabelledCrops(
+        **{
+            name: value.numpy() if isinstance(value, torch.Tensor) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def run(worker, config, crops):
@@ -162,10 +184,10 @@ def work(folder: Path, rank: int, size: int) -> None:
     torch.distributed.init_process_group("gloo", init_method=init, rank=rank, world_size=size)
     worker = LocalWorker()
     worker.rank, worker.size = rank, size
-    for name, case in pickle.loads((folder / "cases.pickle").read_bytes()).items():
-        result = run(worker, *case)
+    for name, values in unpack((folder / CROPS).read_bytes(), CROPS).items():
+        result = run(worker, CASES[name], from_plain(values))
         if rank == 0:
-            torch.save(result, folder / f"{name}.pt")
+            (folder / name).write_bytes(pack(result))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
