@@ -1,29 +1,36 @@
 """The checkpoint folder: ``weights.safetensors``, ``meta.json`` and a model card; nothing pickled.
 
 The folder holds all that scoring needs: the architecture and its arguments, the classes in the
-order of the logits, the preprocessing, the operating threshold and the sensitivity and specificity
-measured on the validation set. It may lie on local disk or on S3. See
+order of the logits, the preprocessing, the temperature of the probabilities, the operating
+threshold, the sensitivity and specificity measured on the validation set, and in
+``ood.safetensors`` what tells unlike crops. It may lie on local disk or on S3. See
 :mod:`fertiray.sealed` for how a changed file is noticed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import nn
 
 from fertiray import config, sealed, storage
 from fertiray.errors import InputError
+from fertiray.evaluation.calibration import LEAST, MOST
 from fertiray.model_card import model_card
+from fertiray.models.ood import Detector
+from fertiray.models.predict import Predictor, Views
 from fertiray.models.preprocess import Preprocessing
 from fertiray.models.registry import MODELS, build_model
 from fertiray.models.weights import settled_args
 from fertiray.sealed import META
 
-WEIGHTS, CARD = "weights.safetensors", "README.md"
+WEIGHTS, OOD, CARD = "weights.safetensors", "ood.safetensors", "README.md"
 FORMAT = 1
 
 Task = Literal["zona", "morphology", "viability", "grading"]
@@ -80,10 +87,13 @@ class Meta:
         positive: the class that a patient's fraction counts.
         preprocessing: from crop to network input.
         operating: the operating point on the validation set.
+        temperatures: of the probabilities by task (``class`` where there is one), fitted on the
+            validation set; see :func:`fertiray.evaluation.calibration.temper`.
         metrics: validation metrics by name.
         config: the training configuration.
         data_digest: identifies the training images and labels.
         weights_sha256: of ``weights.safetensors``.
+        ood_sha256: of ``ood.safetensors``; empty where there is none.
         provenance: versions, commit, command and date.
         format: version of this layout.
     """
@@ -99,9 +109,11 @@ class Meta:
     data_digest: str
     model_args: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    temperatures: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
+    ood_sha256: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -114,16 +126,19 @@ class Meta:
             raise ValueError(f"positive class {self.positive!r} is not one of {self.classes}")
         if self.tasks and next(iter(self.tasks.values())) != self.classes:
             raise ValueError(f"classes {self.classes} are not those of the first of {self.tasks}")
+        if not all(LEAST <= value <= MOST for value in self.temperatures.values()):
+            raise ValueError(f"temperatures {self.temperatures} are not within {LEAST}, {MOST}")
 
 
-def save(folder: str, model: nn.Module, meta: Meta) -> Meta:
+def save(folder: str, model: nn.Module, meta: Meta, detector: Detector | None = None) -> Meta:
     """Writes the checkpoint folder; ``meta.json`` comes last, so a folder with it is whole.
 
     Args:
         folder: local path or ``s3://`` URI.
         model: the trained network; its state is stored as it is, on the CPU.
-        meta: everything else; ``weights_sha256`` is filled in, and ``model_args`` gains what the
+        meta: everything else; the digests are filled in, and ``model_args`` gains what the
             pretrained weights settled about the architecture.
+        detector: of unlike crops, if there is one.
 
     Returns:
         The description as written.
@@ -132,6 +147,8 @@ def save(folder: str, model: nn.Module, meta: Meta) -> Meta:
         InputError: a weight is not a finite number.
     """
     meta = dataclasses.replace(meta, model_args={**meta.model_args, **settled_args(model)})
+    digest = _save_detector(folder, detector)
+    meta = dataclasses.replace(meta, ood_sha256=digest)
     meta = sealed.seal(storage.join(folder, WEIGHTS), model.state_dict(), meta)
     description = dataclasses.asdict(meta)
     storage.write_bytes(storage.join(folder, CARD), model_card(description, model).encode())
@@ -183,6 +200,53 @@ def load(folder: str) -> tuple[nn.Module, Meta]:
     sealed.require_finite(state, where)
     sealed.require_unaltered(description, weights, folder)
     return model.eval(), meta
+
+
+def load_predictor(
+    folder: str, *, device: str = "cpu", batch_size: int = 64, views: Views | None = None
+) -> tuple[Predictor, Meta]:
+    """The network as its checkpoint says that it is to be used, and its description.
+
+    Args:
+        folder: local path or ``s3://`` URI.
+        device: a torch device.
+        batch_size: crops that go through the network at a time.
+        views: test-time views; the training's own by default.
+
+    Raises:
+        InputError: as :func:`load`, or an ``ood.safetensors`` that is missing or altered.
+    """
+    model, meta = load(folder)
+    predictor = Predictor(
+        model,
+        meta.preprocessing,
+        device,
+        batch_size,
+        views or meta.config.get("views", "one"),
+        temperatures=meta.temperatures,
+        detector=_load_detector(folder, meta),
+    )
+    return predictor, meta
+
+
+def _save_detector(folder: str, detector: Detector | None) -> str:
+    if detector is None:
+        return ""
+    content = save_tensors(detector.state())
+    storage.write_bytes(storage.join(folder, OOD), content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _load_detector(folder: str, meta: Meta) -> Detector | None:
+    if not meta.ood_sha256:
+        return None
+    where = storage.join(folder, OOD)
+    if not storage.exists(where):
+        raise InputError(f"{where}: missing; copy the whole checkpoint folder again")
+    content = storage.read_bytes(where)
+    if hashlib.sha256(content).hexdigest() != meta.ood_sha256:
+        raise InputError(f"{where}: not the file that {META} names; copy the checkpoint again")
+    return Detector.from_state(load_tensors(content))
 
 
 def _load_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from fertiray import console
 from fertiray.cli_bench import app as bench_app
 from fertiray.cli_data import app as data_app
+from fertiray.cli_evidence import app as evidence_app
 from fertiray.cli_options import (
     Address,
     Checkpoints,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(evidence_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -349,10 +351,23 @@ def run_command(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://; or the word paper.")],
+    paper: Annotated[str | None, typer.Argument(help="After the word paper: its key.")] = None,
+    out: Annotated[str | None, typer.Option(help="A paper's report as .md or .html.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a run's HTML report and CSV tables again."""
+    """Write a run's report again; or, with the word paper, a paper's tables with ours beside."""
+    if run == "paper":
+        from fertiray.evaluation import paper_report
+
+        values = paper_report.paper_report(paper or "")
+        if out is not None:
+            values["report"] = paper_report.write(values, out)
+        if json:
+            show(Result(values), as_json=True)
+        else:
+            print(paper_report.as_markdown(values))
+        return
     from fertiray.scoring.report import write_report
 
     show(Result({"report": write_report(run)}), as_json=json)

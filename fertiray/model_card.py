@@ -64,6 +64,11 @@ def model_card(meta: dict[str, Any], model: nn.Module) -> str:
                 "specificity": _share(operating["specificity"], operating["n_negative"]),
                 "sd between patients": f"{operating['sensitivity_sd']:.3f} and"
                 f" {operating['specificity_sd']:.3f}",
+                "temperature of the probabilities": ", ".join(
+                    f"{value:.2f}" for value in meta["temperatures"].values()
+                )
+                or "1 (not calibrated)",
+                "detector of unlike crops": "yes" if meta["ood_sha256"] else "none",
             }
         ),
         "These come from images like the training's; on another microscope, stain or laboratory"

@@ -4,13 +4,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fertiray import checkpoint
 from fertiray.errors import InputError
+from fertiray.evaluation.calibration import temper
 from fertiray.models import build_model
+from fertiray.models.ood import fit_detector, summarise
+from fertiray.models.predict import Predictor
 from fertiray.models.preprocess import Preprocessing
 
 
@@ -107,3 +111,28 @@ def test_operating_point_is_checked():
         checkpoint.Operating(0.5, 1.2, 0.9, 10, 10)
     with pytest.raises(ValueError, match="at least 1"):
         dataclasses.replace(checkpoint.Operating(0.5, 0.9, 0.9, 10, 10), n_positive=0)
+
+
+def test_a_detector_travels_with_its_checkpoint_and_is_missed(folder):
+    crops = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    model, meta = checkpoint.load(str(folder))
+    detector = fit_detector(summarise(model, meta.preprocessing, crops), np.arange(40))
+    tempered = dataclasses.replace(meta, temperatures={"class": 2.0})
+    checkpoint.save(str(folder), model, tempered, detector)
+    predictor, meta = checkpoint.load_predictor(str(folder))
+    found = predictor.predict(crops)
+    assert np.allclose(found.ood, detector(summarise(model, meta.preprocessing, crops)))
+    plain = Predictor(model, meta.preprocessing)(crops)
+    assert np.allclose(found.probabilities["class"], temper(plain, 2.0), atol=1e-6)
+    place = folder / "ood.safetensors"
+    place.write_bytes(place.read_bytes() + b" ")
+    with pytest.raises(InputError, match="not the file that meta.json names"):
+        checkpoint.load_predictor(str(folder))
+    place.unlink()
+    with pytest.raises(InputError, match=r"ood\.safetensors: missing"):
+        checkpoint.load_predictor(str(folder))
+
+
+def test_a_temperature_out_of_bounds_is_refused(folder):
+    with pytest.raises(ValueError, match="temperatures"):
+        dataclasses.replace(checkpoint.read_meta(str(folder)), temperatures={"class": 0.0})

@@ -75,8 +75,7 @@ class MEmEBG(Staged):
         """From N x C x size x size float."""
         features = self.resnet.forward_features(x)  # type: ignore[operator]
         yield "resnet", features
-        with torch.no_grad():
-            token = self.dino(x)
+        token = self.dino(x)
         yield "dino", token
         x = self.project(torch.cat([features.mean((2, 3)), token], dim=1))
         yield "embedding", x

@@ -49,7 +49,15 @@ def intermediates(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         each task of a multi-task network. timm's networks name ``stem`` (stride 2), ``stage1`` to
         ``stage4`` (stride 4 to 32), ``features`` (the last map), ``embedding`` and ``logits``.
     """
-    return dict(model.stages(x) if isinstance(model, Staged) else _timm_stages(model, x))
+    return dict(stages(model, x))
+
+
+def stages(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The same, one ``(name, tensor)`` at a time, so that what is not needed can be let go.
+
+    timm's own networks compute all their maps first.
+    """
+    return model.stages(x) if isinstance(model, Staged) else _timm_stages(model, x)
 
 
 def _timm_stages(model: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -23,12 +23,22 @@ class Table:
         protocol: how they were measured.
         rows: values by metric, by row.
         note: what to know when comparing with them; empty for nothing.
+        images: test images behind every share; None where it is not one number.
+        classes_of: the row (``table/row``) whose classes these rows are; empty for none.
+        missing: why this project can have no row of its own; empty where it can.
     """
 
     source: str
     protocol: str
     rows: dict[str, Row]
     note: str = ""
+    images: int | None = None
+    classes_of: str = ""
+    missing: str = ""
+
+
+NO_GARDNER = "no blastocyst images with Gardner grades can be downloaded without a request"
+NO_ZONA = "no images with labels of zona-pellucida binding are public"
 
 
 def _embryo(
@@ -55,6 +65,7 @@ EMBRYO_MSRES = {
     "test": Table(
         source="Tables 3 and 4; the proposed network's four digits: Section 4.5, Table 5",
         protocol="one split of 801 images, 81 in the test part (12 good)",
+        images=81,
         rows={
             "efficientnet_b0": _embryo(0.63, 0.72, 0.65, 0.79, 0.63, 0.76, 8, 4, 15, 54),
             "densenet121": _embryo(0.68, 0.78, 0.71, 0.84, 0.57, 0.81, 9, 3, 12, 57),
@@ -94,6 +105,8 @@ BLASTOCYST_MEMEBG = {
     "test": Table(
         source="Section IV and Tables II to IV",
         protocol="one split of 249 day-5 blastocysts, 50 in the test part",
+        images=50,
+        missing=NO_GARDNER,
         rows={
             "multi/EXP": {"macro_f1": 0.76, "accuracy": 0.76},
             "multi/ICM": {"macro_f1": 0.64, "accuracy": 0.76},
@@ -106,6 +119,7 @@ BLASTOCYST_MEMEBG = {
     "per_class": Table(
         source="Tables II to IV",
         protocol="the multi-task network on the test part",
+        missing=NO_GARDNER,
         rows={
             "EXP/0": {"precision": 0.75, "recall": 0.73, "f1": 0.75, "n": 16},
             "EXP/1": {"precision": 0.80, "recall": 0.87, "f1": 0.76, "n": 32},
@@ -123,6 +137,7 @@ SPERM_EFFNET_CBAM = {
     "smids": Table(
         source="Tables 1 and 3; ROC-AUC: Section 4, Figure 3",
         protocol="one split of 70/15/15",
+        images=450,
         rows={
             "simple_cnn": {"accuracy": 0.8267, "macro_f1": 0.830},
             "efficientnet_b0": {"accuracy": 0.8800, "macro_f1": 0.883},
@@ -135,6 +150,7 @@ SPERM_EFFNET_CBAM = {
     "hushem": Table(
         source="Tables 1 and 3; ROC-AUC: Section 4, Figure 3",
         protocol="one split of 70/15/15, 33 images in the test part",
+        images=33,
         rows={
             "simple_cnn": {"accuracy": 0.7273, "macro_f1": 0.695},
             "efficientnet_b0": {"accuracy": 0.6364, "macro_f1": 0.684},
@@ -147,6 +163,7 @@ SPERM_EFFNET_CBAM = {
     "smids_per_class": Table(
         source="Table 2",
         protocol="the full configuration",
+        classes_of="smids/full",
         rows={
             "Normal_Sperm": {"precision": 0.88, "recall": 0.88, "f1": 0.88},
             "Abnormal_Sperm": {"precision": 0.87, "recall": 0.87, "f1": 0.87},
@@ -156,6 +173,7 @@ SPERM_EFFNET_CBAM = {
     "hushem_per_class": Table(
         source="Table 2",
         protocol="the full configuration",
+        classes_of="hushem/full",
         rows={
             "Normal": {"precision": 1.0, "recall": 1.0, "f1": 1.0},
             "Tapered": {"precision": 0.86, "recall": 1.0, "f1": 0.92},
@@ -169,6 +187,7 @@ SPERM_MADRNET = {
     "hushem": Table(
         source="Table II; MADRNet-EB0: Section IV-F",
         protocol="five folds",
+        images=216,
         rows={
             "madrnet": {
                 "accuracy": 0.963,
@@ -186,6 +205,7 @@ SPERM_MADRNET = {
     "smids": Table(
         source="Table VI",
         protocol="five folds",
+        images=3000,
         rows={
             "madrnet": {
                 "accuracy": 0.8933,
@@ -198,6 +218,7 @@ SPERM_MADRNET = {
     "hushem_per_class": Table(
         source="Table III",
         protocol="five folds",
+        classes_of="hushem/madrnet",
         rows={
             "Normal": {"precision": 0.988, "recall": 0.990, "f1": 0.989},
             "Tapered": {"precision": 0.940, "recall": 0.943, "f1": 0.943},
@@ -208,6 +229,7 @@ SPERM_MADRNET = {
     "modules": Table(
         source="Table IV",
         protocol="HuSHeM, five folds",
+        images=216,
         rows={
             "resnet50": {"accuracy": 0.792, "macro_f1": 0.785},
             "reversible": {"accuracy": 0.815, "macro_f1": 0.837},
@@ -219,6 +241,7 @@ SPERM_MADRNET = {
     "constraints": Table(
         source="Table V",
         protocol="HuSHeM, five folds",
+        images=216,
         rows={
             "none": {"accuracy": 0.917, "macro_f1": 0.91},
             "acrosome": {"accuracy": 0.946, "macro_f1": 0.933},
@@ -245,6 +268,7 @@ ZONA_VGG13 = {
     "test": Table(
         source="Results, Figure 2D; the others: Supplementary Figures S5 to S8",
         protocol="1,083 images, 75/25; unbound_called_bound: 220 other images",
+        missing=NO_ZONA,
         rows={
             "vgg13": {
                 "sensitivity": 0.976,
@@ -273,11 +297,13 @@ ZONA_VGG13 = {
     "crossval": Table(
         source="Results, Figure 3",
         protocol="five folds",
+        missing=NO_ZONA,
         rows={"vgg13": {"accuracy": 0.974, "sensitivity": 0.960, "specificity": 0.985}},
     ),
     "patients": Table(
         source="Results, Figure 5",
         protocol="percentage of crops called bound of 117 men, by fertilisation rate",
+        missing=NO_ZONA,
         rows={
             "low": {"mean": 0.026, "sem": 0.005},
             "intermediate": {"mean": 0.149, "sem": 0.028},
@@ -294,6 +320,7 @@ ZONA_VGG13 = {
     "saliency": Table(
         source="Results, Supplementary Figure S10",
         protocol="share of the pixel importance that lies on the spermatozoon",
+        missing=NO_ZONA,
         rows={"before_cyclegan": {"share": 0.514}, "after_cyclegan": {"share": 0.916}},
     ),
 }

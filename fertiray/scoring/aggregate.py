@@ -24,8 +24,10 @@ from fertiray.scoring.verdicts import INDETERMINATE, ModelInfo, crops_to_settle,
 
 VerdictOn = Literal["prevalence", "fraction"]
 
-COUNTED = ["patient_id", "slide_id", "model", "label"]
+COUNTED = ["patient_id", "slide_id", "model", "label", "unlike"]
 PLACE = ["patient_id", "slide_id"]
+SCHEMA = {**dict.fromkeys(COUNTED, pl.String()), "unlike": pl.Boolean()}
+READ = ["patient_id", "slide_id", "model", "label", "ood"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def aggregate_run(
     run: str, models: Mapping[str, ModelInfo], *, verdict_on: VerdictOn = "prevalence"
 ) -> Aggregates:
     """The same for a run folder, local or on S3: its files are counted one after the other."""
-    counts = [count_labels(_read(file, COUNTED)) for file in _files(run, "scores")]
+    counts = [count_labels(_read(file, READ)) for file in _files(run, "scores")]
     rejected = [count_rejects(_read(file, PLACE)) for file in _files(run, "rejects")]
     return _from_counts(_add_up(counts, COUNTED), _add_up(rejected, PLACE), models, verdict_on)
 
@@ -101,8 +103,12 @@ def to_csv(frame: pl.DataFrame) -> str:
 
 
 def count_labels(scores: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
-    """Rows per ``patient_id, slide_id, model, label`` in the column ``n``."""
-    return _count(scores, COUNTED)
+    """Rows per ``patient_id, slide_id, model, label, unlike`` in the column ``n``.
+
+    ``unlike`` tells whether the column ``ood`` is above 1; null where there is none.
+    """
+    ood = pl.col("ood") if "ood" in scores.lazy().collect_schema() else pl.lit(None, pl.Float32)
+    return _count(scores.lazy().with_columns(unlike=ood > 1), COUNTED)
 
 
 def count_rejects(rejects: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
@@ -111,12 +117,12 @@ def count_rejects(rejects: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
 
 
 def _count(rows: pl.LazyFrame | pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    texts = rows.lazy().select(pl.col(keys).cast(pl.String))
+    texts = rows.lazy().select(pl.col(key).cast(SCHEMA[key]) for key in keys)
     return texts.group_by(keys).agg(n=pl.len().cast(pl.Int64)).collect(engine="streaming")
 
 
 def _add_up(counts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame:
-    empty = pl.DataFrame(schema={**dict.fromkeys(keys, pl.String), "n": pl.Int64})
+    empty = pl.DataFrame(schema={**{key: SCHEMA[key] for key in keys}, "n": pl.Int64})
     return pl.concat([empty, *counts]).group_by(keys).agg(pl.col("n").sum())
 
 
@@ -126,7 +132,9 @@ def _files(run: str, folder: str) -> list[str]:
 
 def _read(file: str, columns: list[str]) -> pl.DataFrame:
     fs, path = storage.filesystem(file)
-    table = pq.read_table(path, columns=columns, filesystem=fs)
+    with fs.open(path) as source:
+        parquet = pq.ParquetFile(source)
+        table = parquet.read([name for name in columns if name in parquet.schema_arrow.names])
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -153,6 +161,12 @@ def _from_counts(
         per_slide = _class_counts(places, own, model)
         per_patient = per_slide.group_by("patient_id").agg(
             pl.col(pl.Int64).sum(), pl.col("model").first()
+        )
+        # A run without a detector has no unlike crops; that is not the same as none found.
+        examined = bool(own["unlike"].is_not_null().any())
+        per_slide, per_patient = (
+            frame.with_columns(n_unlike=pl.col("n_unlike") if examined else None)
+            for frame in (per_slide, per_patient)
         )
         slides.append(_estimates(per_slide, model))
         agreement = patient_agreement(slides[-1])
@@ -186,7 +200,8 @@ def _class_counts(places: pl.DataFrame, counts: pl.DataFrame, model: ModelInfo) 
     """Every place with the model's counts, 0 where it has none."""
     columns = {f"n_{name}": pl.col("label") == name for name in model.classes}
     wide = counts.group_by(PLACE).agg(
-        pl.col("n").filter(chosen).sum().alias(column) for column, chosen in columns.items()
+        *(pl.col("n").filter(chosen).sum().alias(column) for column, chosen in columns.items()),
+        n_unlike=pl.col("n").filter(pl.col("unlike")).sum(),
     )
     return (
         places.join(wide, on=PLACE, how="left")
@@ -206,6 +221,8 @@ def _estimates(frame: pl.DataFrame, model: ModelInfo) -> pl.DataFrame:
     raw = wilson(k, n)
     unknown = np.full(len(k), np.nan)
     columns = {"fraction": fraction, "ci_low": raw.low, "ci_high": raw.high}
+    unlike = frame["n_unlike"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    columns["unlike_fraction"] = np.divide(unlike, n, out=np.full(len(k), np.nan), where=n > 0)
     names = ("prevalence", "prevalence_ci_low", "prevalence_ci_high")
     if model.accuracy is None:
         columns |= dict.fromkeys(names, unknown)
@@ -268,4 +285,4 @@ PROMISED = [
     *("prevalence", "prevalence_ci_low", "prevalence_ci_high", "threshold", "verdict"),
     *("verdict_on", "verdict_prevalence", "verdict_fraction"),
 ]
-OWN_COUNTS = ("n_more", "n_slides")
+OWN_COUNTS = ("n_more", "n_slides", "n_unlike")

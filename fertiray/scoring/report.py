@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+import numpy as np
 import polars as pl
 
 from fertiray import storage
@@ -273,6 +274,12 @@ def _cautions(patients: pl.DataFrame, models: Mapping[str, ModelView]) -> list[s
                 f"The network's measured accuracy does not fit {_some(conflicts)}{of}: its errors"
                 " on these images differ from those on its validation images."
             )
+        found += [
+            f"In {_some(strange)}{of} many heads look unlike those the network was trained on"
+            f" ({least:.0%} to {most:.0%} of each; {wording.UNLIKE_EXPECTED:.0%} is usual):"
+            " another stain, another microscope or no sperm. Its accuracy is not known there."
+            for strange, least, most in _unlike(own)
+        ]
         split = own.filter(pl.col("slide_p") < wording.DISAGREE)["patient_id"].to_list()
         if split:
             found.append(
@@ -280,6 +287,19 @@ def _cautions(patients: pl.DataFrame, models: Mapping[str, ModelView]) -> list[s
                 " narrow."
             )
     return found
+
+
+def _unlike(own: pl.DataFrame) -> list[tuple[list[str], float, float]]:
+    """Patients with clearly more unlike crops than usual, the least and the largest share."""
+    if "n_unlike" not in own.columns:  # a run from before there was a detector
+        return []
+    own = own.filter(pl.col("n_unlike").is_not_null())
+    low = wilson(own["n_unlike"].to_numpy(), own["n_scored"].to_numpy()).low
+    strange = own.filter(pl.Series(np.asarray(low) > 2 * wording.UNLIKE_EXPECTED, dtype=pl.Boolean))
+    if not strange.height:
+        return []
+    shares = strange["unlike_fraction"].to_list()
+    return [(strange["patient_id"].to_list(), min(shares), max(shares))]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,11 +31,16 @@ class ScoredModel:
         name: the checkpoint's name.
         probabilities: N x K float32.
         labels: N int64 class indices, -1 where there is no score.
+        ood: N float32; above 1 for a crop unlike the training's. NaN without a detector.
+        spread: N float32; standard deviation of the most probable class's probability over the
+            test-time views. NaN for one view.
     """
 
     name: str
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
+    ood: NDArray[np.float32]
+    spread: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,9 @@ class Scorer:
         self.metas: list[checkpoint.Meta] = []
         self._predictors: list[Predictor] = []
         for folder in folders:
-            model, meta = checkpoint.load(folder)
+            predictor, meta = checkpoint.load_predictor(folder, device=self.device)
             self.metas.append(meta)
-            views = meta.config.get("views", "one")
-            self._predictors.append(Predictor(model, meta.preprocessing, self.device, views=views))
+            self._predictors.append(predictor)
         unique_names(self.metas)
 
     @classmethod
@@ -117,13 +121,18 @@ class Scorer:
         for meta, predictor in zip(self.metas, self._predictors, strict=True):
             probabilities = np.full((len(crops), len(meta.classes)), np.nan, np.float32)
             labels = np.full(len(crops), -1, np.int64)
+            ood, spread = (np.full(len(crops), np.nan, np.float32) for _ in range(2))
             if len(good):
                 key = meta.preprocessing
                 if key not in resized:
                     resized[key] = np.stack(
                         [resize_crop(image, key) for image in images if image is not None]
                     )
-                probabilities[good] = predictor(resized[key])
+                predicted = predictor.predict(resized[key])
+                (probabilities[good],) = predicted.probabilities.values()
+                (spread[good],) = predicted.spread.values()
+                if predicted.ood is not None:
+                    ood[good] = predicted.ood
                 labels[good] = call(
                     probabilities[good],
                     meta.classes.index(meta.positive),
@@ -132,7 +141,7 @@ class Scorer:
             for place in good[~np.isfinite(probabilities[good]).all(1)]:
                 stages[place] = "score"
                 errors[place] = f"not_finite: {meta.name} gave no finite probability"
-            models.append(ScoredModel(meta.name, probabilities, labels))
+            models.append(ScoredModel(meta.name, probabilities, labels, ood, spread))
         return ScoredBatch(tuple(models), tuple(stages), tuple(errors), tuple(images))
 
 

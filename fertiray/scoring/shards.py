@@ -32,6 +32,8 @@ REJECT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("crop_id", "patient_id", "slide_id", "stage", "error")]
 )
 KEYS = ("crop_id", "patient_id", "slide_id")
+# See scorer.ScoredModel; null where a checkpoint does not give them.
+TRUST = ("ood", "spread")
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,10 @@ def shard_name(group: RowGroup) -> str:
 
 
 def scores_schema(scorer: Scorer) -> pa.Schema:
-    """Columns of ``scores/``: keys, model, label and one probability per class of any model."""
+    """Columns of ``scores/``: keys, model, label, a probability per class, :data:`TRUST`."""
     texts = [(name, pa.string()) for name in (*KEYS, "model", "label")]
-    return pa.schema([*texts, *((name, pa.float32()) for name in class_columns(scorer.metas))])
+    numbers = [(name, pa.float32()) for name in (*class_columns(scorer.metas), *TRUST)]
+    return pa.schema([*texts, *numbers])
 
 
 class ShardScorer:
@@ -159,8 +162,10 @@ class ShardScorer:
                             pa.array(model.probabilities[places, own[name]], pa.float32())
                             if name in own
                             else pa.nulls(len(places), pa.float32())
-                            for name in self.schema.names[len(KEYS) + 2 :]
+                            for name in class_columns(self.scorer.metas)
                         ),
+                        pa.array(model.ood[places], pa.float32(), from_pandas=True),
+                        pa.array(model.spread[places], pa.float32(), from_pandas=True),
                     ],
                     schema=self.schema,
                 )

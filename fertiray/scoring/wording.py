@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fertiray.models.ood import FAMILIAR
 from fertiray.scoring.verdicts import ABOVE, INDETERMINATE, NO_RESULT, VERDICTS, ModelInfo
 
 DISAGREE = 0.01  # p-value below which slides are said to disagree
+# Share of crops above 1 among those like the training's; see models.ood.
+UNLIKE_EXPECTED = 1 - FAMILIAR
 
 Row = dict[str, Any]
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fertiray import config, storage
 from fertiray.data import splits
-from fertiray.data.labelled import UNLABELLED
+from fertiray.data.labelled import UNLABELLED, LabelledCrops
 from fertiray.data.splits import Parts, three_parts
 from fertiray.errors import InputError
 from fertiray.evaluation import results
@@ -43,12 +44,14 @@ OnEpoch = Callable[[Line], None]
 # Takes the folder that keeps the state of one training (None for none), and what is called with
 # each epoch's metrics.
 MakeWorker = Callable[[str | None, OnEpoch | None], Worker]
+# Takes a trained network, in evaluation mode on the CPU, and says something more about it.
+Look = Callable[[nn.Module], dict[str, float]]
 
 
 def crossval(
     paper: Paper,
     settings: TrainConfig,
-    data: str,
+    data: str | LabelledCrops,
     *,
     folds: int = 5,
     seed: int = 42,
@@ -59,6 +62,7 @@ def crossval(
     on_epoch: Callable[[int, Line], None] | None = None,
     progress: Callable[[Line], None] | None = None,
     only: int | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """K-fold cross-validation of a recipe.
 
@@ -69,7 +73,8 @@ def crossval(
     Args:
         paper: gives the classes and the positive class.
         settings: the recipe; its ``test`` share has no meaning here.
-        data: labelled folder or labelled crop store, local or ``s3://``.
+        data: labelled folder or labelled crop store, local or ``s3://``; or the crops of all tasks,
+            as ``load_labelled`` reads them for this recipe.
         folds: how many, two or more.
         seed: of the folds, of the validation parts and of the bootstrap; ``settings.seed`` is that
             of the trainings.
@@ -83,12 +88,14 @@ def crossval(
         progress: called with each finished fold.
         only: run this fold alone and return its line; another call with the same ``out`` gathers
             all. For folds that run at the same time.
+        look: called with each trained network.
 
     Returns:
-        ``folds`` (``fold``, ``n``, ``metrics``, ``confusion``, ``epochs`` kept by each member,
-        ``seconds``); ``mean``, ``sd`` and ``ci95`` by metric, over folds; ``pooled``:
-        :func:`fertiray.evaluation.metrics.measure` of all images, each tested once (its curves rank
-        the probabilities of all folds' networks together); ``within`` and ``day_rule`` as
+        ``folds`` (``fold``, ``n``, ``metrics``, ``confusion``, ``epochs`` kept by each member and
+        its ``history``, ``looks`` (mean over members), ``seconds``); ``mean``, ``sd`` and ``ci95``
+        by metric, over folds; ``pooled``: :func:`fertiray.evaluation.metrics.measure` of all
+        images, each tested once (its curves rank the probabilities of all folds' networks
+        together); ``within`` and ``day_rule`` as
         :class:`fertiray.training.predictions.Predictions` has them; ``tasks`` with all of this by
         task, where there are several, those at the top being the first one's;
         ``calls``, for :func:`fertiray.evaluation.comparison.compare`; ``n``, ``excluded`` by
@@ -99,7 +106,7 @@ def crossval(
         InputError: data or settings that cannot be trained on, or an ``out`` that holds folds of
             other data or settings.
     """
-    whole = _Folds(paper, settings, data, folds, seed, members)
+    whole = _Folds(paper, settings, data, folds, seed, members, look)
     make = worker or (lambda folder, call: LocalWorker(device, folder, call))
     done = []
     for number in range(1, folds + 1) if only is None else (only,):
@@ -122,11 +129,19 @@ class _Folds:
     """The data of a cross-validation with its folds."""
 
     def __init__(
-        self, paper: Paper, settings: TrainConfig, data: str, folds: int, seed: int, members: int
+        self,
+        paper: Paper,
+        settings: TrainConfig,
+        data: str | LabelledCrops,
+        folds: int,
+        seed: int,
+        members: int,
+        look: Look | None,
     ) -> None:
         if folds < 2 or members < 1:
             raise InputError(f"--folds {folds}, --members {members}: give 2 or more, 1 or more")
         self.paper, self.settings, self.seed, self.members = paper, settings, seed, members
+        self.look = look
         # Folds are drawn over the images of all tasks, so that a network for one of them can be
         # compared with one for all.
         whole = load(paper, dataclasses.replace(settings, task=None), data)
@@ -175,18 +190,23 @@ class _Folds:
         parts = self._parts(number)
         folder = None if out is None else storage.join(out, f"fold-{number}")
         sums: dict[str, NDArray[np.float64]] = {}
-        epochs = []
+        looks: dict[str, float] = {}
+        epochs, history = [], []
         for member in range(self.members):
             settings = dataclasses.replace(self.settings, seed=self.settings.seed + member)
             state = None if folder is None else storage.join(folder, f"member-{member + 1}")
             worker = make(state, heard)
             fitted = fit(settings, self.crops, parts, worker, start=self.start)
             epochs.append(int(fitted.best["epoch"]))
+            history.append(fitted.history)
             found = probabilities_of(fitted.model, settings, self.crops, parts.test, worker.device)
             for task in self.crops.tasks:
                 own = found.get(task, found.get("class"))
                 assert own is not None  # a network with one task calls it "class"
                 sums[task] = sums.get(task, 0.0) + own.astype(np.float64) / self.members
+            if self.look is not None:
+                for name, value in self.look(fitted.model).items():
+                    looks[name] = looks.get(name, 0.0) + value / self.members
         predictions = self._predictions(parts.test, sums)
         by_task = {
             task: {
@@ -203,6 +223,8 @@ class _Folds:
             **next(iter(by_task.values())),
             **({"tasks": by_task} if len(self.crops.tasks) > 1 else {}),
             "epochs": epochs,
+            "history": history,
+            **({"looks": looks} if looks else {}),
             "seconds": time.perf_counter() - began,
             "digest": self.digest,
         }

@@ -14,7 +14,8 @@ from fertiray.data.datasets import Listing, recognise
 from fertiray.data.labelled import LabelledCrops, load_labelled
 from fertiray.data.splits import load_split
 from fertiray.errors import InputError
-from fertiray.models.predict import Predictor, Views
+from fertiray.evaluation.trust import trust
+from fertiray.models.predict import Views
 from fertiray.training.predictions import Predictions, in_order_of, write_table
 from fertiray.training.train import SPLIT
 
@@ -48,8 +49,9 @@ def evaluate(
     Returns:
         Fields of :meth:`fertiray.training.predictions.Predictions.results` for the first task
         that the data grade; ``tasks`` with all of them where the network has several;
-        ``operating``; ``split``; ``seen_in_training``, how many of the images the network has
-        learned from, by their pixels; ``cautions``.
+        ``operating``; ``trust``: :func:`fertiray.evaluation.trust.trust`; ``split``;
+        ``seen_in_training``, how many of the images the network has learned from, by their pixels;
+        ``cautions``.
 
     Raises:
         InputError: classes that the checkpoint does not know, a part that is not there or empty, or
@@ -57,22 +59,19 @@ def evaluate(
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"--split {split}: unknown; choose one of: {', '.join(SPLITS)}")
-    model, meta = checkpoint.load(folder)
+    predictor, meta = checkpoint.load_predictor(folder, device=device, views=views)
     tasks = dict(meta.tasks) or {meta.config.get("task") or "class": meta.classes}
     crops = _load(folder, data, tasks, meta)
     truth = in_order_of(tasks, crops)
     part, picked = _part(folder, meta.data_digest, crops, data, split)
-    predictor = Predictor(
-        model, meta.preprocessing, device, views=views or meta.config.get("views", "one")
-    )
-    by_task = predictor.by_task(crops.images[picked])
+    predicted = predictor.predict(crops.images[picked])
     predictions = Predictions.of(
         crops,
         picked,
         tasks,
         truth[picked],
         # A network with one task calls it "class", whatever the data call it.
-        dict(zip(tasks, by_task.values(), strict=True)),
+        dict(zip(tasks, predicted.probabilities.values(), strict=True)),
         meta.positive,
         meta.operating.threshold,
     )
@@ -85,6 +84,7 @@ def evaluate(
         **next(iter(results.values())),
         **({"tasks": results} if len(tasks) > 1 else {}),
         "operating": predictions.operating(),
+        "trust": trust(predicted, truth[picked]),
         "split": part,
         "seen_in_training": seen,
         "cautions": _cautions(part, seen, len(picked)),

@@ -13,8 +13,10 @@ from fertiray import checkpoint, config, provenance, storage
 from fertiray.data.labelled import UNLABELLED, LabelledCrops, load_labelled
 from fertiray.data.splits import Parts, load_split, save_split, three_parts
 from fertiray.errors import InputError
+from fertiray.evaluation.calibration import expected_calibration_error, fit_temperature, temper
 from fertiray.evaluation.intervals import between_sd
 from fertiray.evaluation.metrics import measure
+from fertiray.models.ood import Detector, fit_detector, summarise
 from fertiray.models.predict import Predictor, call
 from fertiray.papers.paper import Paper
 from fertiray.training.config import TrainConfig
@@ -61,7 +63,10 @@ def train(
     fitted = fit(settings, crops, parts, worker, start=start)
     if worker.rank:
         return {"checkpoint": out}
-    metrics, operating = _validate(crops, parts, fitted, positive, settings, worker.device)
+    metrics, operating, temperatures = _validate(
+        crops, parts, fitted, positive, settings, worker.device
+    )
+    detector = detector_of(fitted.model, settings, crops, parts.training, worker.device)
     rule = f"validation {settings.validation:g}, test {settings.test:g}"
     split_digest = save_split(
         storage.join(out, SPLIT), crops, parts, seed=settings.seed, rule=split or rule
@@ -81,6 +86,7 @@ def train(
             positive=positive,
             preprocessing=settings.preprocessing,
             operating=operating,
+            temperatures=temperatures,
             metrics=metrics,
             config=dataclasses.asdict(settings),
             data_digest=crops.digest,
@@ -93,6 +99,7 @@ def train(
                 "workers": worker.size,
             },
         ),
+        detector,
     )
     return {
         "checkpoint": out,
@@ -109,9 +116,15 @@ def train(
 
 
 def prepare(
-    paper: Paper, settings: TrainConfig, data: str, split: str | None
+    paper: Paper, settings: TrainConfig, data: str | LabelledCrops, split: str | None
 ) -> tuple[LabelledCrops, Parts, str, Start]:
     """All that a training needs beside its recipe: crops, split, positive class, start.
+
+    Args:
+        paper: see :func:`train`, as ``settings`` and ``split``.
+        settings: the recipe.
+        data: as :func:`load` takes it.
+        split: file of an earlier split.
 
     Raises:
         InputError: as :func:`train`.
@@ -132,19 +145,26 @@ def prepare(
     return crops, parts, positive, starting_point(settings, crops.classes)
 
 
-def load(paper: Paper, settings: TrainConfig, data: str) -> LabelledCrops:
+def load(paper: Paper, settings: TrainConfig, data: str | LabelledCrops) -> LabelledCrops:
     """The labelled crops that a recipe learns from.
+
+    Args:
+        paper: gives the classes.
+        settings: the recipe.
+        data: where they are; or the crops of all tasks, as ``load_labelled`` reads them for it.
 
     Raises:
         InputError: as ``load_labelled``, or a ``task`` that the data do not have.
     """
-    crops = load_labelled(
-        data,
-        settings.preprocessing,
-        paper.known,
-        frame=settings.frame,
-        aspects=settings.loss.harc != "none",
-    )
+    crops = data
+    if isinstance(crops, str):
+        crops = load_labelled(
+            crops,
+            settings.preprocessing,
+            paper.known,
+            frame=settings.frame,
+            aspects=settings.loss.harc != "none",
+        )
     if settings.task is None:
         return crops
     if settings.task not in crops.tasks:
@@ -173,7 +193,7 @@ def strata(crops: LabelledCrops) -> NDArray[np.int64]:
     return np.asarray(codes, dtype=np.int64).ravel()
 
 
-def positive_class(paper: Paper, crops: LabelledCrops, data: str) -> str:
+def positive_class(paper: Paper, crops: LabelledCrops, data: str | LabelledCrops) -> str:
     """The class that a patient's fraction counts.
 
     Raises:
@@ -183,8 +203,9 @@ def positive_class(paper: Paper, crops: LabelledCrops, data: str) -> str:
     if found is None:
         if len(paper.known) > 1:  # a single grade of a multi-task paper: its last class
             return crops.classes[-1]
+        where = data if isinstance(data, str) else "the data"
         raise InputError(
-            f"{data}: no crop of the positive class ({' or '.join(paper.positive)});"
+            f"{where}: no crop of the positive class ({' or '.join(paper.positive)});"
             f" found {', '.join(crops.classes)}"
         )
     return found
@@ -208,23 +229,26 @@ def _validate(
     positive: str,
     settings: TrainConfig,
     device: str,
-) -> tuple[dict[str, Any], checkpoint.Operating]:
-    """Metrics and the operating point on the validation part, in fp32."""
+) -> tuple[dict[str, Any], checkpoint.Operating, dict[str, float]]:
+    """Metrics, the operating point and the temperatures on the validation part, in fp32."""
     by_task = probabilities_of(fitted.model, settings, crops, parts.validation, device)
+    temperatures = {}
     tasks = {}
     for number, (task, classes) in enumerate(crops.tasks.items()):
         truth = crops.targets[parts.validation, number]
         graded = truth != UNLABELLED
         if graded.any():
-            found = by_task.get(task, by_task.get("class"))
-            assert found is not None
+            # A network with one task calls it "class", whatever the data call it.
+            own = task if task in by_task else "class"
+            temperatures[own] = fit_temperature(by_task[own][graded], truth[graded])
+            found = temper(by_task[own], temperatures[own]).astype(np.float32)
             tasks[task] = (found[graded], truth[graded], graded, classes)
     probabilities, truth, graded, classes = next(iter(tasks.values()))
-    own = crops.take(parts.validation[graded])
+    looked_at = crops.take(parts.validation[graded])
     number = classes.index(positive)
     called = call(probabilities, number, settings.threshold)
     # Crops of unknown patients count as patients of their own.
-    patients = np.array([own.patients[i] or f"crop {i}" for i in range(len(truth))])
+    patients = np.array([looked_at.patients[i] or f"crop {i}" for i in range(len(truth))])
     is_positive, called_positive = truth == number, called == number
     operating = checkpoint.Operating(
         threshold=settings.threshold,
@@ -234,7 +258,7 @@ def _validate(
         n_negative=int((~is_positive).sum()),
         sensitivity_sd=between_sd(called_positive[is_positive], patients[is_positive]),
         specificity_sd=between_sd(~called_positive[~is_positive], patients[~is_positive]),
-        n_patients=len(set(own.patients) - {None}),
+        n_patients=len(set(looked_at.patients) - {None}),
     )
     # The operating point is for patients' fractions; with several classes the most probable one
     # is called, as the papers do.
@@ -244,13 +268,27 @@ def _validate(
         **{name: measured[name] for name in ("accuracy", "macro_f1", "roc_auc")},
         "sensitivity": operating.sensitivity,
         "specificity": operating.specificity,
+        "ece": expected_calibration_error(probabilities, truth),
         "loss": fitted.best["validation_loss"],
         "best_epoch": int(fitted.best["epoch"]),
         "n_validation": len(parts.validation),
     }
     for task, (p, t, _, names) in list(tasks.items())[1:]:
         metrics[f"{task}_macro_f1"] = measure(p, t, names, None, resamples=0)["macro_f1"]
-    return metrics, operating
+    return metrics, operating, temperatures
+
+
+def detector_of(
+    model: nn.Module,
+    settings: TrainConfig,
+    crops: LabelledCrops,
+    picked: NDArray[np.int64],
+    device: str,
+) -> Detector | None:
+    """The detector of crops unlike those that the network learned from, in fp32."""
+    found = summarise(model, settings.preprocessing, crops.images[picked], device)
+    model.cpu()
+    return fit_detector(found, crops.groups[picked])
 
 
 def probabilities_of(
@@ -260,7 +298,7 @@ def probabilities_of(
     picked: NDArray[np.int64],
     device: str,
 ) -> dict[str, NDArray[np.float32]]:
-    """Probabilities by task of some of the crops, in fp32, over the recipe's views."""
+    """Probabilities by task, as the network gives them, in fp32 over the recipe's views."""
     predictor = Predictor(model, settings.preprocessing, device, views=settings.views)
     found = predictor.by_task(crops.images[picked])
     model.cpu()

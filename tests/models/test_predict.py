@@ -63,3 +63,21 @@ def test_call_by_hand():
     assert call(p, positive=0, threshold=0.5).tolist() == [0, 1, 2]
     assert call(p, positive=0, threshold=0.4).tolist() == [0, 1, 0]
     assert call(p, positive=0, threshold=0.501).tolist() == [1, 1, 2]
+
+
+def test_spread_is_the_deviation_over_the_views(crops):
+    views = np.stack([one(crops), one(crops[:, :, ::-1])])
+    called = views.mean(0).argmax(1)
+    expected = views[:, np.arange(5), called].std(0)
+    predicted = Predictor(Corner(), GREY, views="flip").predict(crops)
+    assert np.allclose(predicted.spread["class"], expected, atol=1e-6)
+    assert np.isnan(Predictor(Corner(), GREY).predict(crops).spread["class"]).all()
+    assert predicted.ood is None
+
+
+def test_temperature_divides_the_logits(crops):
+    grey = np.log(one(crops))  # logits up to a constant, which the softmax takes away
+    expected = torch.from_numpy(grey / 2).softmax(1).numpy()
+    found = Predictor(Corner(), GREY, temperatures={"class": 2.0})(crops)
+    assert np.allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float32

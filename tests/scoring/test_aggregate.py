@@ -319,3 +319,26 @@ def test_three_million_rows_take_seconds() -> None:
     found = aggregate(scores.lazy(), rejected(), {"zona": ZONA}).patients
     assert found.height == 117
     assert found["n_scored"].sum() == size
+
+
+def test_unlike_crops_are_counted_per_patient_and_never_invented(tmp_path):
+    """Scores above 1: 3 of 4 by hand; exactly 1 is like the training's."""
+    scores = rows("a", bound(1, 4)).with_columns(
+        ood=pl.Series([1.2, 1.0, 3.0, 9.0], dtype=pl.Float32)
+    )
+    patients = aggregate(scores, rejected(), MODELS).patients
+    found = only(patients, patient_id="a", model="zona")
+    assert (found["n_unlike"], found["unlike_fraction"]) == (3, 0.75)
+    # The other model scored nothing, and a model without a detector says nothing.
+    assert only(patients, patient_id="a", model="head")["n_unlike"] is None
+    without = aggregate(rows("a", bound(1, 4)), rejected(), MODELS).patients
+    assert without["n_unlike"].null_count() == without.height
+    none = aggregate(scores.with_columns(ood=pl.lit(0.5)), rejected(), MODELS).patients
+    assert only(none, patient_id="a", model="zona")["unlike_fraction"] == 0
+
+    # The same from the files of a run, one written before there was such a column.
+    (tmp_path / "scores").mkdir()
+    scores.write_parquet(tmp_path / "scores" / "one.parquet")
+    rows("b", bound(0, 2)).write_parquet(tmp_path / "scores" / "two.parquet")
+    again = aggregate_run(str(tmp_path), MODELS).patients
+    assert only(again, patient_id="a", model="zona")["n_unlike"] == 3

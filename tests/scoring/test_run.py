@@ -58,7 +58,7 @@ def test_rows_in_are_scored_plus_rejected(whole):
     assert ids.n_unique() == len(ids) == PATIENTS * CROPS
     assert scores.columns == [
         *("crop_id", "patient_id", "slide_id", "model", "label"),
-        *("p_unbound", "p_bound"),
+        *("p_unbound", "p_bound", "ood", "spread"),
     ]
     assert set(rejects["stage"]) == {"decode"}
     assert rejects["error"].str.len_chars().min() > 10

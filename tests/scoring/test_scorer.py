@@ -90,14 +90,14 @@ def test_a_batch_without_any_good_crop_and_an_empty_one(folders):
 
 def test_numbers_that_are_not_finite_are_rejected_not_averaged(folders, monkeypatch):
     scorer = Scorer(folders)
-    real = type(scorer._predictors[1]).__call__.__get__(scorer._predictors[1])
+    real = scorer._predictors[1].predict
 
     def broken(images):
         out = real(images)
-        out[1] = np.nan
+        out.probabilities["class"][1] = np.nan
         return out
 
-    monkeypatch.setattr(scorer._predictors[1].__class__, "__call__", lambda self, x: broken(x))
+    monkeypatch.setattr(scorer._predictors[1], "predict", broken)
     scorer._predictors = scorer._predictors[1:]
     scorer.metas = scorer.metas[1:]
     batch = scorer(crops(3))

@@ -1,0 +1,1 @@
+"""Where in a picture a network looks: heatmaps, whether they can be trusted, what they show."""
