@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +20,10 @@ from fertiray.models.preprocess import Normalise, Preprocessing
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Views = Literal["one", "flip", "swing", "dihedral"]
+
+# Names of what a program puts out: probabilities of a task by view, channel means of a layer.
+VIEWS, SEEN = "views/", "seen/"
+Execute = Callable[[Tensor], dict[str, Tensor]]
 
 SWING = math.radians(8)  # about the error of a head's axis
 
@@ -50,8 +54,60 @@ class Predicted:
     ood: NDArray[np.float32] | None
 
 
+class Program(nn.Module):
+    """Normalisation, network over its views and softmax as one module: what an engine executes.
+
+    Args:
+        model: the network.
+        preprocessing: its own.
+        views: see :class:`Predictor`.
+        layers: feature maps whose channel means are put out too, of the first view.
+    """
+
+    swings: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        views: Views = "one",
+        layers: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.normalise = Normalise(preprocessing)
+        self.views: Views = views
+        self.layers = tuple(layers)
+        self.register_buffer("swings", _swings(preprocessing.size), persistent=False)
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        """N x H x W x 3 uint8 RGB to what the network says of it.
+
+        Returns:
+            V x N x K_t float32 by :data:`VIEWS` + task, the softmax of each view's logits; N x D by
+            :data:`SEEN` + layer.
+        """
+        batch = self.normalise(crops)
+        found: dict[str, list[Tensor]] = {}
+        seen: dict[str, Tensor] = {}
+        for view in _views(batch, self.views, self.swings):
+            if self.layers and not seen:
+                logits, seen = observe(self.model, view, self.layers)
+            else:
+                output = self.model(view)
+                logits = output if isinstance(output, dict) else {"class": output}
+            for task, values in logits.items():
+                found.setdefault(task, []).append(values.float().softmax(1))
+        return {
+            **{VIEWS + task: torch.stack(values) for task, values in found.items()},
+            **{SEEN + layer: values for layer, values in seen.items()},
+        }
+
+
 class Predictor:
     """A network with its normalisation, called with crops at the network's size.
+
+    ``execute`` runs the program; :mod:`fertiray.scoring.engine` has faster ways than ``eager``.
 
     Args:
         model: the network; moved to ``device`` and, at each call, set to evaluation mode.
@@ -78,8 +134,11 @@ class Predictor:
         temperatures: Mapping[str, float] | None = None,
         detector: Detector | None = None,
     ) -> None:
-        self.model = model.to(device)
-        self.normalise = Normalise(preprocessing).to(device)
+        layers = () if detector is None else detector.layers
+        self.model = model
+        self.program = Program(model, preprocessing, views, layers).to(device)
+        self.preprocessing = preprocessing
+        self.execute: Execute = self.eager
         self.device = device
         self.batch_size = batch_size
         self.views = views
@@ -96,10 +155,8 @@ class Predictor:
         """N x K_t float32 probabilities by task; a network with one task calls it ``class``."""
         return self.predict(crops).probabilities
 
-    @torch.inference_mode()
     def predict(self, crops: NDArray[np.uint8]) -> Predicted:
         """N x H x W x 3 uint8 RGB to all that is said about them."""
-        self.model.eval()
         parts = [self._part(part) for part in torch.from_numpy(crops).split(self.batch_size)]
         scores = [ood for _, _, ood in parts if ood is not None]
         return Predicted(
@@ -108,27 +165,30 @@ class Predictor:
             _array(torch.cat(scores)) if scores else None,
         )
 
-    def _part(self, crops: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-        batch = self.normalise(crops.to(self.device))
-        found: dict[str, list[Tensor]] = {}
-        ood = None
+    @torch.inference_mode()
+    def eager(self, crops: Tensor) -> dict[str, Tensor]:
+        """Runs the program as it is written; see :class:`Program` for what goes in and out."""
+        self.program.eval()
         with autocast(self.device, self.precision):
-            for view in _views(batch, self.views):
-                if self.detector is not None and ood is None:
-                    logits, summaries = observe(self.model, view, self.detector.layers)
-                    ood = self.detector({PIXELS: colours(crops), **summaries})
-                else:
-                    output = self.model(view)
-                    logits = output if isinstance(output, dict) else {"class": output}
-                for task, values in logits.items():
-                    found.setdefault(task, []).append(values.float().softmax(1))
-        stacked = {task: torch.stack(values).cpu() for task, values in found.items()}
-        means = {task: values.mean(0) for task, values in stacked.items()}
-        spread = {task: _spread(stacked[task], mean) for task, mean in means.items()}
+            found: dict[str, Tensor] = self.program(crops.to(self.device))
+        return {name: value.float().cpu() for name, value in found.items()}
+
+    def _part(self, crops: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+        found = self.execute(crops)
+        views = {
+            name.removeprefix(VIEWS): value
+            for name, value in found.items()
+            if name.startswith(VIEWS)
+        }
+        means = {task: values.mean(0) for task, values in views.items()}
+        spread = {task: _spread(views[task], mean) for task, mean in means.items()}
         for task, temperature in self.temperatures.items():
             tempered = temper(means[task].numpy(), temperature)
             means[task] = torch.from_numpy(tempered).float()
-        return means, spread, ood
+        if self.detector is None:
+            return means, spread, None
+        seen = {layer: found[SEEN + layer] for layer in self.detector.layers}
+        return means, spread, self.detector({PIXELS: colours(crops), **seen})
 
 
 def _spread(values: Tensor, mean: Tensor) -> Tensor:
@@ -147,26 +207,32 @@ def _array(values: Tensor) -> NDArray[np.float32]:
     return np.asarray(values.numpy(), dtype=np.float32)
 
 
-def _views(batch: Tensor, views: Views) -> Iterator[Tensor]:
-    for turned in _turns(batch, views):
+def _views(batch: Tensor, views: Views, swings: Tensor) -> Iterator[Tensor]:
+    for turned in _turns(batch, views, swings):
         yield turned
         if views != "one":
             yield turned.flip(3)
 
 
-def _turns(batch: Tensor, views: Views) -> Iterator[Tensor]:
+def _turns(batch: Tensor, views: Views, swings: Tensor) -> Iterator[Tensor]:
     yield batch
     if views == "dihedral":
         for quarter in (1, 2, 3):
             yield batch.rot90(quarter, (2, 3))
     elif views == "swing":
-        for angle in (-SWING, SWING):
-            cos, sin = math.cos(angle), math.sin(angle)
-            theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(batch)
-            grid = F.affine_grid(
-                theta.expand(len(batch), 2, 3), list(batch.shape), align_corners=False
-            )
-            yield F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+        for grid in swings:
+            # Not expand: a converter would fix the number of crops.
+            grids = grid.to(batch.dtype) + torch.zeros_like(batch[:, :1, :1, :1])
+            yield F.grid_sample(batch, grids, padding_mode="border", align_corners=False)
+
+
+def _swings(size: int) -> Tensor:
+    """Sampling grids of the two turns, 2 x S x S x 2 in [-1, 1] coordinates."""
+    turns = [
+        [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]]
+        for angle in (-SWING, SWING)
+    ]
+    return F.affine_grid(torch.tensor(turns), [2, 1, size, size], align_corners=False)
 
 
 def call(probabilities: NDArray[np.float32], positive: int, threshold: float) -> NDArray[np.int64]:

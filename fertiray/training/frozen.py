@@ -42,7 +42,7 @@ def features(predictor: Predictor, crops: NDArray[np.uint8], name: str) -> Tenso
     predictor.model.eval()
     return torch.cat(
         [
-            intermediates(predictor.model, predictor.normalise(part.to(predictor.device)))[name]
+            intermediates(predictor.model, predictor.program.normalise(part.to(predictor.device)))[name]
             .float()
             .cpu()
             for part in torch.from_numpy(crops).split(predictor.batch_size)

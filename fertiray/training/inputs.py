@@ -57,7 +57,7 @@ class Inputs:
         teacher: nn.Module | None,
     ) -> None:
         self.config = config
-        self.normalise, self.device = predictor.normalise, predictor.device
+        self.normalise, self.device = predictor.program.normalise, predictor.device
         self.images = torch.from_numpy(crops.images)
         self.labels = torch.from_numpy(crops.targets)
         self.aspects = torch.from_numpy(crops.aspects)
