@@ -90,6 +90,8 @@ class Meta:
         temperatures: of the probabilities by task (``class`` where there is one), fitted on the
             validation set; see :func:`fertiray.evaluation.calibration.temper`.
         metrics: validation metrics by name.
+        validation_scores: crops of the validation set, ``positive`` and ``other``, by tenths of
+            the positive class's probability; see :mod:`fertiray.evaluation.drift`.
         config: the training configuration.
         data_digest: identifies the training images and labels.
         weights_sha256: of ``weights.safetensors``.
@@ -111,6 +113,7 @@ class Meta:
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     temperatures: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    validation_scores: dict[str, tuple[int, ...]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     ood_sha256: str = ""

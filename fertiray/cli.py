@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fertiray import console
+from fertiray import console, textfile
 from fertiray.cli_bench import app as bench_app
+from fertiray.cli_dashboard import dashboard
 from fertiray.cli_data import app as data_app
 from fertiray.cli_evidence import app as evidence_app
 from fertiray.cli_options import (
     Address,
     Checkpoints,
+    Config,
     Device,
     GroupBy,
     Json,
@@ -30,6 +32,8 @@ from fertiray.cli_options import (
     Workers,
     cores,
 )
+from fertiray.cli_serve import client_app, serve, token_app
+from fertiray.cli_tune import app as tune_app
 from fertiray.console import Result, show
 from fertiray.errors import CountsError, InputError
 
@@ -45,13 +49,19 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(token_app, name="token")
+app.add_typer(client_app, name="client")
+app.command("serve")(serve)
+app.command("dashboard")(dashboard)
 app.add_typer(evidence_app)
+app.add_typer(tune_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 failed, 2 wrong usage or unusable input."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        with textfile.exported():
+            code = app(args=arguments, standalone_mode=False)
     except InputError as error:
         console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -180,6 +190,7 @@ def train(
     out: Annotated[str, typer.Option(help="Checkpoint folder to write, local or s3://.")],
     model: Model = None,
     settings: Settings = None,
+    config: Config = None,
     split: Annotated[str | None, typer.Option(help="split.json of an earlier training.")] = None,
     device: Device = "cpu",
     workers: Annotated[
@@ -192,12 +203,13 @@ def train(
 ) -> None:
     """Train one model of a paper."""
     from fertiray.studies import train_paper
+    from fertiray.tuning.config_file import with_config
 
     with console.stdout_kept_clean():
         values = train_paper(
             paper,
             model,
-            settings or [],
+            with_config(config, model, settings),
             data,
             out,
             split=split,
@@ -239,6 +251,7 @@ def crossval(
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     model: Model = None,
     settings: Settings = None,
+    config: Config = None,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 42,
     members: Annotated[int, typer.Option(min=1, help="Networks a fold, averaged.")] = 1,
     out: Annotated[
@@ -258,12 +271,13 @@ def crossval(
 ) -> None:
     """Train and test on k folds: mean, deviation, t interval, pooled predictions."""
     from fertiray.studies import crossval_paper
+    from fertiray.tuning.config_file import with_config
 
     with console.stdout_kept_clean():
         result = crossval_paper(
             paper,
             model,
-            settings or [],
+            with_config(config, model, settings),
             data,
             folds=folds,
             seed=seed,
@@ -283,7 +297,9 @@ def score(
     store: Annotated[str, typer.Argument(help="Crop store, local or s3://.")],
     checkpoint: Checkpoints,
     out: Annotated[str, typer.Option(help="Run folder, local or s3://.")],
-    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="How the networks are executed; auto measures and checks.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     workers: Workers = None,
     local: Local = False,
@@ -294,7 +310,7 @@ def score(
     json: Json = False,
 ) -> None:
     """Score every crop of a store, patient by patient, and write the report."""
-    from fertiray.pipeline import runner
+    from fertiray.pipeline import chooser, runner, session
     from fertiray.scoring.run import score as run_score
     from fertiray.scoring.shards import ScoringJob
 
@@ -308,6 +324,8 @@ def score(
             verdict_on=verdict_on,
             notes=note or [],
             progress=progress,
+            session=session(local=local, address=address),
+            choose=chooser(local=local),
         )
     show(Result(values), as_json=json)
 
@@ -318,7 +336,9 @@ def run_command(
     checkpoint: Checkpoints,
     out: Annotated[str, typer.Option(help="Run folder.")],
     group_by: GroupBy = None,
-    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="How the networks are executed; auto measures and checks.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="torch device.")] = "auto",
     workers: Workers = None,
     local: Local = False,
@@ -414,7 +434,8 @@ def results_command(
 def submit(
     context: typer.Context,
     verb: Annotated[
-        Literal["score", "run", "train", "bench"], typer.Argument(help="The command to run.")
+        Literal["score", "run", "train", "tune", "bench"],
+        typer.Argument(help="The command to run."),
     ],
     address: Annotated[
         str | None, typer.Option(help="The cluster's dashboard, http://HOST:8265 by default.")

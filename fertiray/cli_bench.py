@@ -41,3 +41,42 @@ def bench_train(
     shown = ("plain_step_ms", "ray_step_ms", "overhead")
     rows = [[name, f"{values[name]:.4g}"] for name in shown]
     show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+
+
+@app.command("tune")
+def bench_tune(
+    trials: Annotated[int, typer.Option(min=2, help="Of the plain loop and of a study.")] = 24,
+    trainer_trials: Annotated[
+        int, typer.Option(min=1, help="With a TorchTrainer in each; they take long.")
+    ] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 10,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; by default one a core.")
+    ] = None,
+    address: Address = None,
+    record: Record = False,
+    json: Json = False,
+) -> None:
+    """Measure trials an hour, beside a plain loop and beside a TorchTrainer for each trial."""
+    from fertiray.evaluation import results
+    from fertiray.on_ray.bench_tune import bench_tune as run_bench
+
+    with console.stdout_kept_clean():
+        values = run_bench(
+            trials=trials,
+            trainer_trials=trainer_trials,
+            epochs=epochs,
+            concurrent=concurrent,
+            address=address,
+        )
+        if record:
+            results.record("bench_tune", values, seed=0, data_digest="drawn")
+    rows = [
+        [f"{name}, trials an hour", f"{values[name]['trials_per_hour']:.0f}"]
+        for name in ("plain_loop", "ours", "torch_trainer")
+    ]
+    rows += [
+        [name, f"{values[name]:.3g}"]
+        for name in ("work_s", "ratio_to_plain", "ratio_to_torch_trainer")
+    ]
+    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)

@@ -38,6 +38,10 @@ Model = Annotated[str | None, typer.Option(help="One of the paper's recipes.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, over the paper's recipe.")
 ]
+Config = Annotated[
+    str | None,
+    typer.Option(help="A whole recipe as JSON, such as tune's best.json, in place of the paper's."),
+]
 Device = Annotated[str, typer.Option(help="torch device.")]
 
 

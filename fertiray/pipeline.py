@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial, update_wrapper
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 from fertiray import console, storage
 from fertiray.data.extract import segment_store
 from fertiray.scoring.aggregate import VerdictOn
+from fertiray.scoring.engine import choose_engines
 from fertiray.scoring.overlays import write_overlays
-from fertiray.scoring.run import Runner, score
+from fertiray.scoring.run import Chooser, Runner, score
 from fertiray.scoring.shards import ScoringJob, score_locally
 
 
 def runner(*, local: bool, address: str | None = None) -> Runner:
     """What scores the shards: threads of this process, or Ray.
 
-    The only place where the core reaches for the shell, and only when it is asked to.
+    Here, in :func:`chooser` and in :func:`session` the core reaches for the shell, and only when
+    it is asked to.
     """
     if local:
         return score_locally
@@ -26,6 +29,26 @@ def runner(*, local: bool, address: str | None = None) -> Runner:
 
     bound = partial(score_on_ray, address=address)
     return update_wrapper(bound, score_on_ray)
+
+
+def chooser(*, local: bool) -> Chooser:
+    """What settles how networks are executed: this process, or a worker's like on Ray."""
+    if local:
+        return choose_engines
+    from fertiray.on_ray.score import choose_on_ray
+
+    return choose_on_ray
+
+
+def session(
+    *, local: bool, address: str | None = None
+) -> Callable[[], AbstractContextManager[None]]:
+    """What surrounds a run, for :func:`fertiray.scoring.run.score`: nothing, or Ray."""
+    if local:
+        return nullcontext
+    from fertiray.on_ray.cluster import cluster
+
+    return partial(cluster, address)
 
 
 def run_fields(
@@ -81,6 +104,8 @@ def run_fields(
             verdict_on=verdict_on,
             notes=notes,
             progress=progress,
+            session=session(local=local, address=address),
+            choose=chooser(local=local),
         )
     overlays = write_overlays(out, store, fields)
     return {

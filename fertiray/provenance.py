@@ -69,7 +69,9 @@ def commit() -> str | None:
         return os.environ.get("FERTIRAY_COMMIT")
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        # What a run records does not change the code that ran.
+        code = ("--", ".", ":!dashboards/results", ":!README.md")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", *code)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if dirty else "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fertiray import config, console, storage
+from fertiray import config, console, storage, telemetry
 from fertiray.console import Result
 from fertiray.errors import InputError
 from fertiray.evaluation import results
@@ -103,7 +103,8 @@ def train_paper(
             resume=resume,
             on_epoch=log,
         )
-    values = train(chosen, recipe_, data, out, worker=worker, split=split)
+    with telemetry.job("train"):
+        values = train(chosen, recipe_, data, out, worker=worker, split=split)
     worker.forget()
     return values
 
@@ -167,6 +168,8 @@ def crossval_paper(
                 finished.result()
     values = run()
     if record:
+        # The epochs stay with the folds: a result of record is to be read.
+        folds_ = [{key: line[key] for key in line if key != "history"} for line in values["folds"]]
         results.append_row(
             name,
             {
@@ -174,7 +177,7 @@ def crossval_paper(
                 "reported": reported,
                 "note": note,
                 "protocol": values["protocol"],
-                "result": values,
+                "result": {**values, "folds": folds_},
             },
         )
     table = console.table("measure", "mean over folds", "95% CI (t)", "all images, 95% CI",

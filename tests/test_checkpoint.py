@@ -126,7 +126,7 @@ def test_a_detector_travels_with_its_checkpoint_and_is_missed(folder):
     assert np.allclose(found.probabilities["class"], temper(plain, 2.0), atol=1e-6)
     place = folder / "ood.safetensors"
     place.write_bytes(place.read_bytes() + b" ")
-    with pytest.raises(InputError, match="not the file that meta.json names"):
+    with pytest.raises(InputError, match=r"not the file that meta\.json names"):
         checkpoint.load_predictor(str(folder))
     place.unlink()
     with pytest.raises(InputError, match=r"ood\.safetensors: missing"):

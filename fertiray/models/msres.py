@@ -4,7 +4,9 @@ Mahmood & ALJumaili, "Explainable embryo viability classification using multi-sc
 attention networks", Fig. 1, sections 3.2 to 3.5, Algorithms 1 and 2. Three stages of 3 x 3
 convolution blocks (CBM), each closed by a multi-scale residual block (MS-Res); max-pooling
 (3 x 3, stride 2, no padding) after the first two. With repetitions (3, 2, 2) and RGB input it has
-2,244,616 parameters and 15.63 G multiply-adds at 224 x 224, the paper's Table 2.
+2,244,616 parameters and 15.63 G multiply-adds at 224 x 224, the paper's Table 2. It leaves other
+numbers of stages to future work (section 3.2): one to four are to be had here, with a max-pooling
+between any two, and the fourth twice as wide as the third.
 
 Shapes: N images, C channels, H x W pixels.
 """
@@ -20,7 +22,7 @@ from fertiray.models.layers import SpatialAttention, conv_block
 from fertiray.models.staged import Staged
 
 STEM = 32
-WIDTHS = (64, 128, 256)
+WIDTHS = (64, 128, 256, 512)
 
 
 class MSResBlock(nn.Module):
@@ -63,15 +65,18 @@ class MSRes(Staged):
     """Embryo images to logits.
 
     Named tensors: ``stem``; per stage s = 0, 1, 2 ``cbm<s>`` (its last CBM), ``mask<s>`` (spatial
-    attention) and ``msres<s>``; ``pooled`` (N x 256); ``embedding`` (N x 128); ``logits``.
-    The paper's seven Grad-CAM layers are ``stem``, ``cbm0..2`` and ``msres0..2``.
+    attention) and ``msres<s>``; ``pooled`` (N x 256, the width of the last stage); ``embedding``
+    (half of it); ``logits``. The paper's seven Grad-CAM layers are ``stem``, ``cbm0..2`` and
+    ``msres0..2``.
 
     Args:
         num_classes: K.
         in_channels: 3 for RGB.
-        size: any, at least 8 pixels; the network is convolutional up to its global average.
-        repetitions: CBM per stage. The stem is the first of stage 0, so with one repetition stage 0
-            ends at 32 channels and its MS-Res goes from 32 to 64 (ablation A1).
+        size: any, at least 8 pixels (16 with four stages); the network is convolutional up to its
+            global average.
+        repetitions: CBM per stage, for one to four stages. The stem is the first of stage 0, so
+            with one repetition stage 0 ends at 32 channels and its MS-Res goes from 32 to 64
+            (ablation A1).
         width: scales the number of channels; 1 is the paper's.
     """
 
@@ -86,11 +91,16 @@ class MSRes(Staged):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        if len(repetitions) != 3 or min(repetitions) < 1:
-            raise ValueError(f"repetitions must be three numbers of at least 1, got {repetitions}")
-        if size < 8:
-            raise ValueError(f"size must be at least 8 pixels for two max-poolings, got {size}")
-        stem, *widths = (round(channels * width) for channels in (STEM, *WIDTHS))
+        stages = len(repetitions)
+        if not 1 <= stages <= len(WIDTHS) or min(repetitions) < 1:
+            raise ValueError(
+                f"repetitions must be one to four numbers of at least 1, got {repetitions}"
+            )
+        if size < 2**stages:
+            raise ValueError(
+                f"size must be at least {2**stages} pixels for its max-poolings: {size}"
+            )
+        stem, *widths = (round(channels * width) for channels in (STEM, *WIDTHS[:stages]))
         self.stem = conv_block(in_channels, stem)
         self.cbm, self.msres = nn.ModuleList(), nn.ModuleList()
         channels = stem
@@ -113,7 +123,7 @@ class MSRes(Staged):
         )
 
     def stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """From N x C x H x W float, maps of side H, (H - 1) // 2 and that again; see the class."""
+        """From N x C x H x W float, maps of side H, (H - 1) // 2 and so on; see the class."""
         x = self.stem(x)
         yield "stem", x
         for stage, (cbm, msres) in enumerate(zip(self.cbm, self.msres, strict=True)):
@@ -122,7 +132,7 @@ class MSRes(Staged):
             x, mask = msres(x)
             yield f"mask{stage}", mask
             yield f"msres{stage}", x
-            if stage < 2:
+            if stage < len(self.cbm) - 1:
                 x = self.pool(x)
         x = x.mean((2, 3))
         yield "pooled", x

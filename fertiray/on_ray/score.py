@@ -18,7 +18,9 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from fertiray.data.crops import RowGroup
 from fertiray.errors import InputError
-from fertiray.on_ray.cluster import cluster, cpus_per_worker
+from fertiray.on_ray.cluster import cluster, cpus_per_worker, resources
+from fertiray.on_ray.telemetry import export_worker
+from fertiray.scoring.engine import Choice, choose_engines
 from fertiray.scoring.shards import ScoringJob, ShardResult, ShardScorer
 
 
@@ -26,6 +28,7 @@ class _Actor:
     """A ShardScorer as Ray Data calls it: columns of row groups in, columns of results out."""
 
     def __init__(self, job: ScoringJob) -> None:
+        export_worker()
         self.score_shard = ShardScorer(job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def score_on_ray(
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = 0
-        gpus = float(ray.cluster_resources().get("GPU", 0)) if job.device != "cpu" else 0.0
+        gpus = float(resources().get("GPU", 0)) if job.device != "cpu" else 0.0
         results = ray.data.from_items(
             [dataclasses.asdict(group) for group in groups], override_num_blocks=len(groups)
         ).map_batches(
@@ -83,3 +86,26 @@ def score_on_ray(
             if "unusable" in result:
                 raise InputError(result["unusable"])
             report(ShardResult(**result))
+
+
+def choose_on_ray(
+    folders: Sequence[str], engine: str, device: str, crops: Sequence[bytes]
+) -> tuple[Choice, ...]:
+    """:func:`fertiray.scoring.engine.choose_engines` where a worker would run.
+
+    The driver may be a machine without the workers' GPU. Ray must be connected.
+    """
+    gpus = 1 if device != "cpu" and resources().get("GPU", 0) else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus)(_choose)
+    values = json.loads(ray.get(task.remote(tuple(folders), engine, device, list(crops))))
+    if "unusable" in values:
+        raise InputError(values["unusable"])
+    return tuple(Choice(row["engine"], tuple(row["tried"])) for row in values["choices"])
+
+
+def _choose(folders: Sequence[str], engine: str, device: str, crops: Sequence[bytes]) -> str:
+    try:
+        found = choose_engines(folders, engine, device, crops)
+    except InputError as error:
+        return json.dumps({"unusable": str(error)})
+    return json.dumps({"choices": [dataclasses.asdict(choice) for choice in found]})

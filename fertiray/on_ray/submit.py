@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+import typer
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import fertiray
-from fertiray import storage
+from fertiray import console, storage
 from fertiray.errors import InputError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+INTERRUPTED = 130  # exit code of a command that was stopped with Ctrl-C
+STOP_S = 30  # seconds that a job may take to end
 AGENT_S = 60  # seconds that a new cluster may take until it accepts jobs
-PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split")
+PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split", "--config", "--held-out")
 PATH_SETTINGS = ("initial", "teacher")  # --set KEY=CHECKPOINT
 PATHS_FIRST = ("score", "run", "evaluate")  # commands whose plain arguments are paths
 
@@ -39,9 +42,10 @@ def submit(
 ) -> dict[str, Any]:
     """Runs ``fertiray VERB ARGUMENTS`` as a job on a Ray cluster.
 
-    Only this package travels with the job; data is named by path or URI and must be reachable from
-    the cluster. Local paths are made absolute, because a job runs in a folder of its own. Token
-    authentication is Ray's: set ``RAY_AUTH_MODE=token`` as the cluster does.
+    Ctrl-C while it waits asks whether to stop the job too. Only this package travels with the job;
+    data is named by path or URI and must be reachable from the cluster. Local paths are made
+    absolute, because a job runs in a folder of its own. Token authentication is Ray's: set
+    ``RAY_AUTH_MODE=token`` as the cluster does.
 
     Args:
         verb: the command.
@@ -53,7 +57,7 @@ def submit(
         logs: where the job's output goes; None for stderr.
 
     Returns:
-        ``job_id``, ``status`` and ``exit_code`` (None while it runs).
+        ``job_id``, ``status`` and ``exit_code`` (None while it runs, 130 where it was stopped).
 
     Raises:
         InputError: no cluster answers there, or it refuses the token.
@@ -77,9 +81,16 @@ def submit(
                 " RAY_AUTH_MODE=token and its token where it asks for one"
             ) from error
     if not wait:
-        return {"job_id": job_id, "status": client.get_job_status(job_id), "exit_code": None}
-    asyncio.run(_stream(client, job_id, logs or sys.stderr))
+        return _going_on(client, job_id)
+    try:
+        asyncio.run(_stream(client, job_id, logs or sys.stderr))
+    except KeyboardInterrupt:
+        if not _is_to_stop(job_id):
+            return _going_on(client, job_id)
+        _stop(client, job_id)
     details = client.get_job_info(job_id)
+    if details.status == JobStatus.STOPPED:
+        return {"job_id": job_id, "status": str(details.status), "exit_code": INTERRUPTED}
     code = details.driver_exit_code
     failed = 0 if details.status == JobStatus.SUCCEEDED else 1
     return {
@@ -101,6 +112,28 @@ def _submit(client: JobSubmissionClient, entrypoint: str, folder: str) -> str:
             if "No available agent" not in str(error) or time.monotonic() > give_up:
                 raise
             time.sleep(1)
+
+
+def _going_on(client: JobSubmissionClient, job_id: str) -> dict[str, Any]:
+    return {"job_id": job_id, "status": str(client.get_job_status(job_id)), "exit_code": None}
+
+
+def _is_to_stop(job_id: str) -> bool:
+    """Asks whoever pressed Ctrl-C; a job nobody can be asked about goes on."""
+    if sys.stdin.isatty() and typer.confirm(f"Stop job {job_id} on the cluster too?", err=True):
+        return True
+    console.notices.print(
+        f"job {job_id} goes on; ray job logs --follow {job_id} shows it, ray job stop {job_id}"
+        " ends it"
+    )
+    return False
+
+
+def _stop(client: JobSubmissionClient, job_id: str) -> None:
+    client.stop_job(job_id)
+    give_up = time.monotonic() + STOP_S
+    while not client.get_job_status(job_id).is_terminal() and time.monotonic() < give_up:
+        time.sleep(0.5)
 
 
 async def _stream(client: JobSubmissionClient, job_id: str, logs: TextIO) -> None:

@@ -27,10 +27,11 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from fertiray import config, console, storage
+from fertiray import config, console, storage, telemetry
 from fertiray.errors import InputError
 from fertiray.models.registry import MODELS
-from fertiray.on_ray.cluster import cluster, cpus_per_worker
+from fertiray.on_ray.cluster import cluster, cpus_per_worker, resources
+from fertiray.on_ray.telemetry import export_worker
 from fertiray.papers import PAPERS, Paper
 from fertiray.training.checks import check
 from fertiray.training.config import TrainConfig
@@ -102,8 +103,10 @@ def train_on_ray(
     if not resume:
         storage.remove(kept)
     # Without a dashboard, Ray Train's own actors complain of it every second.
-    with cluster(address, quiet=True):
-        board = ray.remote(num_cpus=0)(_Board).remote(workers)
+    with cluster(address, quiet=True), telemetry.job("train"):
+        # Beside this process, which it serves: on another node it could be lost alone.
+        here = {NODE: ray.get_runtime_context().get_node_id()}
+        board = ray.remote(num_cpus=0, label_selector=here)(_Board).remote(workers)
         job = {"paper": paper_name, "settings": settings, "data": data, "out": place}
         trainer = make_trainer(
             _work,
@@ -147,12 +150,12 @@ def make_trainer(
     """
     # The controller looks so often at its workers, and a worker waits for it with every epoch.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
+    gpus = int(resources().get("GPU", 0)) if device != "cpu" else 0
     if (gpus or device == "cuda") and gpus < workers:
         raise InputError(
             f"--workers {workers}: each takes a GPU and the cluster has {gpus}: take fewer"
         )
-    resources = {"CPU": cpus_per_worker(workers), **({"GPU": 1.0} if gpus else {})}
+    each = {"CPU": cpus_per_worker(workers), **({"GPU": 1.0} if gpus else {})}
     run = RunConfig(
         name=name,
         storage_path=storage_path,
@@ -174,7 +177,7 @@ def make_trainer(
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=bool(gpus),
-            resources_per_worker=resources,
+            resources_per_worker=each,
             label_selector={NODE: ray.get_runtime_context().get_node_id()} if here else None,
         ),
         run_config=run,
@@ -189,6 +192,7 @@ class RayWorker:
     """
 
     def __init__(self, on_epoch: Callable[[Line], None] | None = None) -> None:
+        export_worker()
         context = ray.train.get_context()
         self.rank, self.size = context.get_world_rank(), context.get_world_size()
         self.device = str(ray.train.torch.get_device())
@@ -261,14 +265,15 @@ def _work(job: dict[str, Any]) -> dict[str, Any] | None:
     if ray.get(board.begin.remote(worker.rank)) is not None:
         return None
     try:
-        values = train(
-            PAPERS[job["paper"]],
-            job["settings"],
-            job["data"],
-            job["out"],
-            worker=worker,
-            split=job["split"],
-        )
+        with telemetry.job("train", part=True):
+            values = train(
+                PAPERS[job["paper"]],
+                job["settings"],
+                job["data"],
+                job["out"],
+                worker=worker,
+                split=job["split"],
+            )
     except InputError as error:
         ray.get([board.refuse.remote(str(error)), board.end.remote(worker.rank)])
         give_up = time.monotonic() + OTHERS_S

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fertiray.checkpoint import Task
 from fertiray.errors import InputError
 from fertiray.training.config import TrainConfig
+from fertiray.tuning.cells import Grid, Space
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Paper:
             there is only one.
         positive: the classes that the fraction counts, one for each data set.
         models: recipe by name; the first one is the default.
+        grids: its ablations, by the name of ``fertiray tune --grid``.
+        spaces: what to search, by the name of ``fertiray tune --search``.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Paper:
     known: Mapping[str, tuple[str, ...]]
     positive: tuple[str, ...]
     models: dict[str, TrainConfig]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    spaces: dict[str, Space] = field(default_factory=dict)
 
     def config(self, model: str | None = None) -> TrainConfig:
         """The recipe of a model, the paper's own by default.

@@ -11,6 +11,9 @@ text as written. Left open and settled here: triplet margin 0.3, weight decay 0.
 learning from a trained MADRNet (``--set teacher=CHECKPOINT``). ``resnet50_frame`` is this project's
 own: a plain ResNet-50 on heads in their own frame, and ``resnet50_patch`` the same on whole patches
 in any direction, with its first two stages kept as they are.
+
+Grids: ``modules`` (Table IV), ``constraints`` (Table V), ``passes`` (n = 0 to 6), ``backbone`` and
+``harc`` (the head-aspect-ratio term as written, and as it trains).
 """
 
 from dataclasses import replace
@@ -19,6 +22,7 @@ from fertiray.models.preprocess import Preprocessing
 from fertiray.papers.paper import Paper
 from fertiray.papers.sperm_effnet_cbam import CLASSES, POSITIVE
 from fertiray.training.config import Augmentation, Loss, TrainConfig
+from fertiray.tuning.cells import Between, Cell, Grid, OneOf, Space
 
 HYBRID = Loss(triplet=0.4, margin=0.3, harc="effective", harc_weight=0.3, weights="bounded")
 
@@ -73,6 +77,66 @@ PATCH = replace(
 
 EB0 = replace(MADRNET, model="madrnet_eb0")
 
+CROSS_ENTROPY = ("loss.triplet=0", "loss.harc=none", "loss.weights=fixed")
+NO_AAC, NO_HARC = "model_args.acrosome=false", "loss.harc=none"
+
+
+def _cell(name: str, row: str, *settings: str, model: str = "madrnet") -> Cell:
+    return Cell(name, model, settings, f"sperm_madrnet/{row}")
+
+
+GRIDS = {
+    "modules": Grid(
+        "each module added to the one before, Table IV",
+        (
+            _cell("ResNet-50", "modules/resnet50", model="resnet50"),
+            _cell(
+                "+ reversible",
+                "modules/reversible",
+                *("model_args.bilinear=false", *CROSS_ENTROPY),
+            ),
+            _cell("+ bilinear pooling", "modules/bilinear", *CROSS_ENTROPY),
+            _cell("+ hybrid loss", "modules/hybrid_loss"),
+        ),
+    ),
+    "constraints": Grid(
+        "acrosome (AAC) and head aspect ratio (HARC), Table V",
+        (
+            _cell("neither", "constraints/none", NO_AAC, NO_HARC),
+            _cell("AAC", "constraints/acrosome", NO_HARC),
+            _cell("HARC", "constraints/aspect_ratio", NO_AAC),
+            _cell("AAC and HARC", "constraints/both"),
+        ),
+    ),
+    "passes": Grid(
+        "passes of the reversible sequence: accuracy, memory and latency, Fig. 10",
+        tuple(
+            Cell(
+                *(f"n = {n}", "madrnet", (f"model_args.n={n}",)),
+                reported="sperm_madrnet/hushem/madrnet" if n == 3 else None,
+            )
+            for n in range(7)
+        ),
+        sweep="model_args.n",
+        efficiency=True,
+    ),
+    "backbone": Grid(
+        "ResNet-50 against EfficientNet-B0, Section IV-F",
+        (
+            _cell("ResNet-50", "hushem/madrnet"),
+            _cell("EfficientNet-B0", "hushem/madrnet_eb0", model="madrnet_eb0"),
+        ),
+        efficiency=True,
+    ),
+    "harc": Grid(
+        "the head-aspect-ratio term: none, as Eq. 14 has it, and with a gradient",
+        tuple(
+            Cell(f"HARC {name}", "madrnet", (f"loss.harc={name}",))
+            for name in ("none", "paper", "effective")
+        ),
+    ),
+}
+
 SPERM_MADRNET = Paper(
     name="sperm_madrnet",
     citation=(
@@ -88,5 +152,33 @@ SPERM_MADRNET = Paper(
         "resnet50": replace(MADRNET, model="resnet50", loss=Loss()),
         "resnet50_frame": FRAMED,
         "resnet50_patch": PATCH,
+    },
+    grids=GRIDS,
+    spaces={
+        "madrnet": Space(
+            "rates and the hybrid loss",
+            "madrnet",
+            {
+                "lr": Between(3e-5, 3e-3, log=True),
+                "head_lr": Between(1e-4, 1e-2, log=True),
+                "weight_decay": Between(1e-4, 0.3, log=True),
+                "loss.triplet": Between(0.05, 0.9),
+                "loss.margin": Between(0.1, 0.6),
+                "loss.harc_weight": Between(0.05, 0.9),
+                "model_args.n": OneOf((1, 2, 3, 4)),
+            },
+            grace=40,
+        ),
+        "resnet50_frame": Space(
+            "this project's own: a plain ResNet-50 on heads in their own frame",
+            "resnet50_frame",
+            {
+                "lr": Between(1e-5, 1e-3, log=True),
+                "head_lr": Between(1e-4, 1e-2, log=True),
+                "ema": OneOf((0.0, 0.95, 0.98, 0.99)),
+                "augmentation.mixup": OneOf((0.0, 0.2, 0.4)),
+                "preprocessing.window": OneOf((0.6, 0.72, 0.85)),
+            },
+        ),
     },
 )

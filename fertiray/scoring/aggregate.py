@@ -165,7 +165,7 @@ def _from_counts(
         # A run without a detector has no unlike crops; that is not the same as none found.
         examined = bool(own["unlike"].is_not_null().any())
         per_slide, per_patient = (
-            frame.with_columns(n_unlike=pl.col("n_unlike") if examined else None)
+            frame.with_columns(n_unlike=pl.col("n_unlike") if examined else pl.lit(None, pl.Int64))
             for frame in (per_slide, per_patient)
         )
         slides.append(_estimates(per_slide, model))

@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from fertiray import checkpoint, config, provenance, storage
-from fertiray.data.crops import RowGroup, row_groups
+from fertiray import checkpoint, config, provenance, storage, telemetry
+from fertiray.data.crops import RowGroup, iter_batches, row_groups
 from fertiray.errors import CountsError, InputError
 from fertiray.scoring.aggregate import VerdictOn, aggregate_run, write_tables
+from fertiray.scoring.engine import AUTO, PROBE_CROPS, Choice, choose_engines
+from fertiray.scoring.quality import write_quality
 from fertiray.scoring.report import write_report
 from fertiray.scoring.scorer import unique_names
 from fertiray.scoring.shards import ScoringJob, ShardResult, done_shards, peak_rss_mb, shard_name
+from fertiray.scoring.timeline import TIMELINE, write_timeline
 from fertiray.scoring.verdicts import ModelInfo
 
 PLAN = "plan.json"
+PROBE_GROUPS = 4
+
+# Checkpoints, engine asked for, device and encoded crops to how each checkpoint is executed.
+Chooser = Callable[[Sequence[str], str, str, Sequence[bytes]], tuple[Choice, ...]]
 
 
 class Runner(Protocol):
@@ -45,6 +53,8 @@ def score(
     verdict_on: VerdictOn = "prevalence",
     notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    session: Callable[[], AbstractContextManager[None]] = nullcontext,
+    choose: Chooser = choose_engines,
 ) -> dict[str, Any]:
     """Scores every crop of a store and writes tables, report and ``run.json``.
 
@@ -59,6 +69,9 @@ def score(
         verdict_on: see :func:`fertiray.scoring.aggregate.aggregate`.
         notes: warnings that the report shows in a prominent place.
         progress: called with crops done and crops in all.
+        session: entered once the input is known to be usable, left when all is written: a
+            connection to Ray, so that metrics of the finished run still go through it.
+        choose: settles how the networks are executed, on a machine like the workers'.
 
     Returns:
         The fields of ``fertiray score --json``.
@@ -77,49 +90,58 @@ def score(
     done = done_shards(job.out)
     todo = [group for group in groups if shard_name(group) not in done]
     finished = rows_in - sum(group.rows for group in todo)
-    results: list[ShardResult] = []
+    results: list[tuple[float, ShardResult]] = []
     fresh = 0
 
     def report(result: ShardResult) -> None:
         nonlocal fresh
-        results.append(result)
+        results.append((time.time(), result))
         fresh += result.scored + result.rejected
+        _tell(result, rows_in - finished - fresh)
         if progress is not None:
             progress(finished + fresh, rows_in)
 
     if progress is not None:
         progress(finished, rows_in)
-    runner(job, todo, workers, report)
-    scoring_s = time.perf_counter() - clock
-    counts = reconcile(job.out, groups, len(metas))
-    tables = aggregate_run(job.out, models, verdict_on=verdict_on)
-    write_tables(job.out, tables)
-    seconds = time.perf_counter() - clock
-    rate = round(fresh / scoring_s, 1) if fresh else None
-    record = {
-        "command": provenance.command(),
-        "config": {**asdict(job), "workers": workers, "verdict_on": verdict_on},
-        "models": [_model_record(meta) for meta in metas],
-        "counts": counts,
-        "timings": {
-            "scoring_s": round(scoring_s, 3),
-            "seconds": round(seconds, 3),
-            "crops_this_run": fresh,
-            "crops_per_s": rate,
-        },
-        "memory_mb": _memory(results),
-        "engine": "eager",
-        "runner": getattr(runner, "__name__", type(runner).__name__),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "machine": provenance.machine(),
-        "notes": list(notes),
-        "started": started,
-        "finished": provenance.now(),
-        "store": job.store,
-    }
-    _write_json(storage.join(job.out, "run.json"), record)
-    page = write_report(job.out)
+    with session(), telemetry.job("score"):
+        choices = _engines(job, groups, choose)
+        job = replace(job, engines=tuple(choice["engine"] for choice in choices))
+        begun = time.perf_counter()
+        runner(job, todo, workers, report)
+        scoring_s = time.perf_counter() - begun
+        write_timeline(job.out, results)
+        counts = reconcile(job.out, groups, len(metas))
+        tables = aggregate_run(job.out, models, verdict_on=verdict_on)
+        write_tables(job.out, tables)
+        drift = write_quality(job.out, metas, tables.patients)
+        seconds = time.perf_counter() - clock
+        rate = round(fresh / scoring_s, 1) if fresh else None
+        record = {
+            "command": provenance.command(),
+            "config": {**asdict(job), "workers": workers, "verdict_on": verdict_on},
+            "models": [_model_record(meta) for meta in metas],
+            "counts": counts,
+            "timings": {
+                "scoring_s": round(scoring_s, 3),
+                "seconds": round(seconds, 3),
+                "crops_this_run": fresh,
+                "crops_per_s": rate,
+            },
+            "memory_mb": _memory([result for _, result in results]),
+            "engine": "+".join(dict.fromkeys(job.engines)),
+            "engines": choices,
+            "drift": drift,
+            "runner": getattr(runner, "__name__", type(runner).__name__),
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "machine": provenance.machine(),
+            "notes": list(notes),
+            "started": started,
+            "finished": provenance.now(),
+            "store": job.store,
+        }
+        _write_json(storage.join(job.out, "run.json"), record)
+        page = write_report(job.out)
     return {
         "rows_in": counts["rows_in"],
         "scored": counts["scored"],
@@ -132,6 +154,40 @@ def score(
         "run": job.out,
         "report": page,
     }
+
+
+def _engines(job: ScoringJob, groups: Sequence[RowGroup], choose: Chooser) -> list[dict[str, Any]]:
+    """How each network is executed, measured once a run and kept in its plan."""
+    place = storage.join(job.out, PLAN)
+    plan = json.loads(storage.read_bytes(place))
+    if "engines" not in plan:
+        found = choose(job.checkpoints, job.engine, job.device, _probe(job, groups))
+        plan["engines"] = [asdict(choice) for choice in found]
+        _write_json(place, plan)
+    engines: list[dict[str, Any]] = plan["engines"]
+    return engines
+
+
+def _probe(job: ScoringJob, groups: Sequence[RowGroup]) -> list[bytes]:
+    """Crops to try engines on, the first ones of up to four row groups spread over the store."""
+    if job.engine != AUTO or not groups:
+        return []
+    chosen = [groups[i * len(groups) // PROBE_GROUPS] for i in range(PROBE_GROUPS)]
+    rows = -(-PROBE_CROPS // PROBE_GROUPS)
+    crops: list[bytes] = []
+    for group in dict.fromkeys(chosen):
+        batch = next(iter_batches(job.store, group, ["image"], rows))
+        crops += [image or b"" for image in batch.column("image").to_pylist()]
+    return crops
+
+
+def _tell(result: ShardResult, waiting: int) -> None:
+    """The metrics of a shard that is done, which this process counts once and nobody else."""
+    telemetry.count("crops_scored_total", result.scored, kind="score")
+    for stage, number in result.rejects.items():
+        telemetry.count("crops_rejected_total", number, kind="score", stage=stage)
+    telemetry.gauge("queue_crops", waiting, kind="score")
+    telemetry.progress("score")
 
 
 def _prepare(
@@ -149,7 +205,7 @@ def _prepare(
     }
     place = storage.join(job.out, PLAN)
     if not resume:
-        for part in ("scores", "rejects", "gallery", PLAN, "run.json"):
+        for part in ("scores", "rejects", "gallery", TIMELINE, PLAN, "run.json"):
             storage.remove(storage.join(job.out, part))
     if storage.exists(place):
         found = json.loads(storage.read_bytes(place))

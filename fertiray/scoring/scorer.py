@@ -6,6 +6,7 @@ goes through every checkpoint.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,7 @@ from fertiray.data.images import CROP, ImageError, decode
 from fertiray.errors import InputError
 from fertiray.models.predict import Predictor, call
 from fertiray.models.preprocess import Preprocessing, resize_crop
-
-ENGINES = ("auto", "eager")
+from fertiray.scoring.engine import EAGER, torch_device, use
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class ScoredBatch:
         stages: where a crop failed (``decode`` or ``score``), None where it has scores.
         errors: why it failed, None where it has scores.
         images: the decoded crops, HWC uint8 RGB, None where decoding failed.
+        seconds: that ``decode`` and ``network`` took.
     """
 
     models: tuple[ScoredModel, ...]
     stages: tuple[str | None, ...]
     errors: tuple[str | None, ...]
     images: tuple[NDArray[np.uint8] | None, ...]
+    seconds: dict[str, float]
 
 
 class Scorer:
@@ -66,7 +68,9 @@ class Scorer:
     Args:
         folders: checkpoint folders, local or ``s3://``; their names must differ.
         device: a torch device; ``auto`` takes a GPU where there is one.
-        engine: how the networks are executed: ``eager`` (fp32), which is also what ``auto`` takes.
+        engines: how each checkpoint is executed, as :mod:`fertiray.scoring.engine` settled it;
+            by default all in float32 by PyTorch.
+        streams: threads that will call this object at the same time.
         threads: threads of torch and OpenCV in this process; ``None`` leaves them as they are.
     """
 
@@ -75,27 +79,27 @@ class Scorer:
         folders: Sequence[str],
         *,
         device: str = "auto",
-        engine: str = "auto",
+        engines: Sequence[str] = (),
+        streams: int = 1,
         threads: int | None = None,
     ) -> None:
-        if engine not in ENGINES:
-            raise InputError(f"--engine {engine}: unknown; choose one of: {', '.join(ENGINES)}")
         if threads is not None:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
-        self.device = _device(device)
+        self.device = torch_device(device)
         self.metas: list[checkpoint.Meta] = []
         self._predictors: list[Predictor] = []
-        for folder in folders:
+        for folder, engine in zip(folders, engines or [EAGER] * len(folders), strict=True):
             predictor, meta = checkpoint.load_predictor(folder, device=self.device)
+            use(predictor, engine, streams)
             self.metas.append(meta)
             self._predictors.append(predictor)
         unique_names(self.metas)
 
     @classmethod
-    def from_checkpoint(cls, folder: str, *, device: str = "auto", engine: str = "auto") -> Scorer:
+    def from_checkpoint(cls, folder: str, *, device: str = "auto", engine: str = EAGER) -> Scorer:
         """A Scorer of one checkpoint."""
-        return cls([folder], device=device, engine=engine)
+        return cls([folder], device=device, engines=[engine])
 
     def __call__(self, crops: Sequence[bytes | NDArray[np.uint8]]) -> ScoredBatch:
         """Scores a batch; never raises for a bad crop.
@@ -109,12 +113,14 @@ class Scorer:
         images: list[NDArray[np.uint8] | None] = []
         stages: list[str | None] = [None] * len(crops)
         errors: list[str | None] = [None] * len(crops)
+        began = time.perf_counter()
         for place, crop in enumerate(crops):
             try:
                 images.append(_pixels(crop))
             except ImageError as error:
                 images.append(None)
                 stages[place], errors[place] = "decode", str(error)
+        decoded = time.perf_counter()
         good = np.array([place for place, image in enumerate(images) if image is not None], int)
         resized: dict[Preprocessing, NDArray[np.uint8]] = {}
         models: list[ScoredModel] = []
@@ -142,7 +148,8 @@ class Scorer:
                 stages[place] = "score"
                 errors[place] = f"not_finite: {meta.name} gave no finite probability"
             models.append(ScoredModel(meta.name, probabilities, labels, ood, spread))
-        return ScoredBatch(tuple(models), tuple(stages), tuple(errors), tuple(images))
+        seconds = {"decode": decoded - began, "network": time.perf_counter() - decoded}
+        return ScoredBatch(tuple(models), tuple(stages), tuple(errors), tuple(images), seconds)
 
 
 def unique_names(metas: Sequence[checkpoint.Meta]) -> None:
@@ -165,12 +172,6 @@ def _pixels(crop: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
             raise ImageError("unsupported", f"array {crop.shape} {crop.dtype} is not HWC uint8 RGB")
         return crop
     return decode(crop, limits=CROP)
-
-
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def class_columns(metas: Sequence[checkpoint.Meta]) -> list[str]:

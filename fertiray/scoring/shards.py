@@ -8,20 +8,23 @@ is done. That makes every run resumable at the grain of one shard, in one proces
 from __future__ import annotations
 
 import io
+import os
+import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fertiray import storage
+from fertiray import storage, telemetry
 from fertiray.data.crops import RowGroup, iter_batches
+from fertiray.scoring.engine import EAGER
 from fertiray.scoring.gallery import GALLERY_SCHEMA, Gallery
 from fertiray.scoring.scorer import ScoredBatch, Scorer, class_columns
 
@@ -45,7 +48,8 @@ class ScoringJob:
         checkpoints: checkpoint folders, local or ``s3://``.
         out: run folder, local or ``s3://``.
         device: torch device, or ``auto``.
-        engine: how the networks are executed.
+        engine: how the networks are to be executed; see :mod:`fertiray.scoring.engine`.
+        engines: how each one is, once that is settled; empty for ``eager``.
     """
 
     store: str
@@ -53,6 +57,7 @@ class ScoringJob:
     out: str
     device: str = "auto"
     engine: str = "auto"
+    engines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class ShardResult:
         seconds: time spent on it in its worker.
         worker: identifies the worker's process.
         peak_rss_mb: largest resident memory of that process so far, MiB.
+        rejects: crops without scores, by the stage that failed.
+        stages: seconds by stage, see ``stage_seconds`` of :mod:`fertiray.telemetry`.
+        batches: how many there were.
     """
 
     shard: str
@@ -74,6 +82,9 @@ class ShardResult:
     seconds: float
     worker: str
     peak_rss_mb: float
+    rejects: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    batches: int = 0
 
 
 def shard_name(group: RowGroup) -> str:
@@ -94,14 +105,20 @@ class ShardScorer:
 
     Args:
         job: what to score with which checkpoints into which run folder.
+        streams: threads that will call it at the same time.
     """
 
-    def __init__(self, job: ScoringJob) -> None:
+    def __init__(self, job: ScoringJob, streams: int = 1) -> None:
         self.job = job
         # One thread per worker: workers are the parallelism, and a convolution that is not split
         # gives the same bits however many of them there are.
-        self.scorer = Scorer(job.checkpoints, device=job.device, engine=job.engine, threads=1)
+        self.scorer = Scorer(
+            job.checkpoints, device=job.device, engines=job.engines, streams=streams, threads=1
+        )
         self.schema = scores_schema(self.scorer)
+        kind = self.scorer.device.partition(":")[0]
+        for engine in set(job.engines) or {EAGER}:
+            telemetry.gauge("engine_info", 1, engine=engine, device=kind)
 
     def __call__(self, group: RowGroup) -> ShardResult:
         """Scores one row group.
@@ -114,10 +131,16 @@ class ShardScorer:
         scores: list[pa.RecordBatch] = []
         rejects: list[dict[str, Any]] = []
         gallery = Gallery(self.scorer.metas)
-        scored = 0
-        for batch in iter_batches(self.job.store, group, [*KEYS, "image"], BATCH):
+        scored = batches = 0
+        stages = telemetry.Stages()
+        read = iter_batches(self.job.store, group, [*KEYS, "image"], BATCH)
+        for batch in stages.each("read", read):
             columns = {name: batch.column(name).to_pylist() for name in (*KEYS, "image")}
             result = self.scorer([image or b"" for image in columns.pop("image")])
+            batches += 1
+            for stage, seconds in result.seconds.items():
+                stages.took(stage, seconds)
+            telemetry.observe("batch_seconds", sum(result.seconds.values()))
             good = np.array([stage is None for stage in result.stages])
             scored += int(good.sum())
             scores += self._score_rows(columns, result, good)
@@ -130,17 +153,21 @@ class ShardScorer:
                 for place in np.flatnonzero(~good)
             ]
             gallery.add(columns, result)
-        self._write("rejects", shard, pa.Table.from_pylist(rejects, REJECT_SCHEMA))
-        self._write("gallery", shard, pa.Table.from_pylist(gallery.rows(), GALLERY_SCHEMA))
-        self._write("scores", shard, pa.Table.from_batches(scores, self.schema))
-        process = psutil.Process()
+        with stages("write"):
+            self._write("rejects", shard, pa.Table.from_pylist(rejects, REJECT_SCHEMA))
+            self._write("gallery", shard, pa.Table.from_pylist(gallery.rows(), GALLERY_SCHEMA))
+            self._write("scores", shard, pa.Table.from_batches(scores, self.schema))
+        telemetry.busy()
         return ShardResult(
             shard,
             scored,
             len(rejects),
             time.perf_counter() - started,
-            str(process.pid),
+            f"{platform.node()}:{os.getpid()}",
             peak_rss_mb(),
+            dict(Counter(reject["stage"] for reject in rejects)),
+            stages.seconds,
+            batches,
         )
 
     def _score_rows(
@@ -200,7 +227,7 @@ def score_locally(
         workers: threads; decoding and the networks run outside Python's lock.
         report: called in this thread after each shard.
     """
-    score_shard = ShardScorer(job)
+    score_shard = ShardScorer(job, streams=workers)
     with ThreadPoolExecutor(workers) as pool:
         tasks = [pool.submit(score_shard, group) for group in groups]
         try:

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fertiray import config as configs
+from fertiray import telemetry
 from fertiray.data.labelled import LabelledCrops
 from fertiray.data.splits import Parts
 from fertiray.errors import InputError
@@ -201,6 +202,7 @@ class _Training:
                 self.worker.rank,
                 self.worker.size,
             ):
+                stepped = time.perf_counter()
                 terms = self._summed(self._update(learner, batch, cache))
                 # Of all workers together: one alone would leave the others waiting for it.
                 if not math.isfinite(terms["loss"]):
@@ -209,6 +211,12 @@ class _Training:
                         f" (now {self.optimizer.param_groups[0]['lr']:g}) or set clip=1.0"
                     )
                 on_step(terms["loss"])
+                telemetry.training_step(
+                    terms["loss"],
+                    images=batch.stop - batch.start,
+                    seconds=time.perf_counter() - stepped,
+                    first=self.worker.rank == 0,
+                )
                 for name, value in terms.items():
                     totals[name] = totals.get(name, 0.0) + value / self.steps
             self.epoch += 1

@@ -39,12 +39,10 @@ def is_constant(augmentation: Augmentation) -> bool:
 @torch.no_grad()
 def features(predictor: Predictor, crops: NDArray[np.uint8], name: str) -> Tensor:
     """The named tensor of every crop, N x ... float32 on the CPU, in evaluation mode."""
-    predictor.model.eval()
+    model, normalise = predictor.model.eval(), predictor.program.normalise
     return torch.cat(
         [
-            intermediates(predictor.model, predictor.program.normalise(part.to(predictor.device)))[name]
-            .float()
-            .cpu()
+            intermediates(model, normalise(part.to(predictor.device)))[name].float().cpu()
             for part in torch.from_numpy(crops).split(predictor.batch_size)
         ]
     )

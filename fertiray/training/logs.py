@@ -1,22 +1,27 @@
-"""Each epoch's line, for a person and for TensorBoard."""
+"""Each epoch's line, for a person, for TensorBoard and for the metrics."""
 
 from __future__ import annotations
 
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from tensorboardX import SummaryWriter
 
-from fertiray import console, storage
+from fertiray import console, storage, telemetry
+
+HISTORY = "history.parquet"
 
 
 class EpochLog:
-    """Prints each epoch's line and writes it as TensorBoard scalars.
+    """Prints each epoch's line and writes it as TensorBoard scalars and into a table.
 
     Args:
         epochs: how many there will be.
-        folder: where TensorBoard's event file goes, local or ``s3://``; None writes none.
+        folder: where TensorBoard's event file and ``history.parquet`` go, local or ``s3://``;
+            None writes none.
         name: printed before each line, such as the fold.
     """
 
@@ -37,8 +42,13 @@ class EpochLog:
             )
         text += f", {line['seconds']:.1f} s"
         console.notices.print(text, markup=False, soft_wrap=True)
+        telemetry.gauge("training_epoch", epoch)
+        if "validation_loss" in line:
+            telemetry.gauge("training_loss", line["validation_loss"], part="validation")
+        telemetry.progress("train")
         if self.folder is not None:
             self._write(epoch, line, self.folder)
+            _add_row(storage.join(self.folder, HISTORY), line)
 
     def _write(self, epoch: int, line: dict[str, Any], folder: str) -> None:
         if self._writer is None:
@@ -52,3 +62,14 @@ class EpochLog:
         if self._local is not None:
             for file in Path(self._local.name).iterdir():
                 storage.write_bytes(storage.join(folder, file.name), file.read_bytes())
+
+
+def _add_row(place: str, line: dict[str, Any]) -> None:
+    """Adds an epoch to a table; epochs after it are of an earlier training."""
+    table = pl.DataFrame([line])
+    if storage.exists(place):
+        before = pl.read_parquet(storage.read_bytes(place)).filter(pl.col("epoch") < line["epoch"])
+        table = pl.concat([before, table], how="diagonal_relaxed")
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    storage.write_bytes(place, buffer.getvalue())

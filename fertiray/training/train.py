@@ -14,6 +14,7 @@ from fertiray.data.labelled import UNLABELLED, LabelledCrops, load_labelled
 from fertiray.data.splits import Parts, load_split, save_split, three_parts
 from fertiray.errors import InputError
 from fertiray.evaluation.calibration import expected_calibration_error, fit_temperature, temper
+from fertiray.evaluation.drift import score_counts
 from fertiray.evaluation.intervals import between_sd
 from fertiray.evaluation.metrics import measure
 from fertiray.models.ood import Detector, fit_detector, summarise
@@ -63,7 +64,7 @@ def train(
     fitted = fit(settings, crops, parts, worker, start=start)
     if worker.rank:
         return {"checkpoint": out}
-    metrics, operating, temperatures = _validate(
+    metrics, operating, temperatures, scores = _validate(
         crops, parts, fitted, positive, settings, worker.device
     )
     detector = detector_of(fitted.model, settings, crops, parts.training, worker.device)
@@ -88,6 +89,7 @@ def train(
             operating=operating,
             temperatures=temperatures,
             metrics=metrics,
+            validation_scores=scores,
             config=dataclasses.asdict(settings),
             data_digest=crops.digest,
             provenance={
@@ -229,8 +231,8 @@ def _validate(
     positive: str,
     settings: TrainConfig,
     device: str,
-) -> tuple[dict[str, Any], checkpoint.Operating, dict[str, float]]:
-    """Metrics, the operating point and the temperatures on the validation part, in fp32."""
+) -> tuple[dict[str, Any], checkpoint.Operating, dict[str, float], dict[str, tuple[int, ...]]]:
+    """Metrics, operating point, temperatures and scores on the validation part, in fp32."""
     by_task = probabilities_of(fitted.model, settings, crops, parts.validation, device)
     temperatures = {}
     tasks = {}
@@ -275,7 +277,11 @@ def _validate(
     }
     for task, (p, t, _, names) in list(tasks.items())[1:]:
         metrics[f"{task}_macro_f1"] = measure(p, t, names, None, resamples=0)["macro_f1"]
-    return metrics, operating, temperatures
+    scores = {
+        name: tuple(score_counts(probabilities[chosen, number]).tolist())
+        for name, chosen in (("positive", is_positive), ("other", ~is_positive))
+    }
+    return metrics, operating, temperatures, scores
 
 
 def detector_of(

@@ -21,8 +21,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A Ray head on loopback that wants a token; yields the jobs address and an environment."""
+def head(request, tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head on loopback that wants a token; yields the jobs address and an environment.
+
+    A module's ``HEAD_ENVIRONMENT`` is added to the head's own.
+    """
     token = tmp_path_factory.mktemp("token") / "token"
     port, dashboard = free_port(), free_port()
     environment = {
@@ -31,6 +34,7 @@ def head(tmp_path_factory) -> Iterator[tuple[str, dict[str, str]]]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        **getattr(request.module, "HEAD_ENVIRONMENT", {}),
     }
     token.write_text(secrets.token_hex(32))
     start = [

@@ -37,7 +37,7 @@ def test_one_and_three_actors_and_one_process_give_identical_rows(store, zona_ch
         ("one", score_on_ray, 1),
         ("three", score_on_ray, 3),
     ):
-        job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / name))
+        job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / name), engine="eager")
         results[name] = score(job, runner, workers=workers)
     assert {(r["rows_in"], r["scored"], r["rejected"]) for r in results.values()} == {
         (2100, 2093, 7)
@@ -55,7 +55,7 @@ def test_an_unusable_store_is_the_users_error_not_a_stack(store, zona_checkpoint
 
     broken = tmp_path / "store"
     shutil.copytree(store, broken)
-    job = ScoringJob(str(broken), (zona_checkpoint,), str(tmp_path / "run"))
+    job = ScoringJob(str(broken), (zona_checkpoint,), str(tmp_path / "run"), engine="eager")
 
     def vanish_then_score(job, groups, workers, report):
         Path(broken, groups[0].file).unlink()

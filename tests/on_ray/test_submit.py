@@ -1,8 +1,13 @@
 """``fertiray submit`` on a cluster of its own with token authentication on."""
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +77,40 @@ def test_without_the_token_nothing_runs(head, tmp_path):
     assert "fertiray: --address" in done.stderr
     assert "token" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("answer", "status", "code"), [("y", "STOPPED", 130), ("n", "RUNNING", 0)])
+def test_ctrl_c_asks_whether_to_stop_the_job(head, tmp_path, answer, status, code):
+    address, environment = head
+    synth_crops(tmp_path / "data", patients=6, crops=8, seed=3, fractions=0.5)
+    train = ["train", "zona_vgg13", "--model", "basic_cnn", "--data", str(tmp_path / "data")]
+    long = ["--out", str(tmp_path / "out"), "--set=epochs=100000", "--set=preprocessing.size=32"]
+    command = [sys.executable, "-m", "fertiray", "submit", "--address", address, "--json"]
+    terminal, other_end = pty.openpty()
+    with (tmp_path / "log").open("w+b") as log:
+        client = subprocess.Popen(
+            [*command, *train, *long],
+            env=environment,
+            stdin=other_end,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+
+        def said() -> str:
+            return (tmp_path / "log").read_text()
+
+        give_up = time.monotonic() + 120
+        while "epoch 2/" not in said():
+            assert client.poll() is None, said()
+            assert time.monotonic() < give_up, said()
+            time.sleep(0.2)
+        client.send_signal(signal.SIGINT)
+        while "on the cluster too?" not in said():
+            assert time.monotonic() < give_up, said()
+            time.sleep(0.2)
+        os.write(terminal, f"{answer}\n".encode())
+        result = json.loads(client.communicate(timeout=60)[0])
+    assert (client.returncode, result["status"]) == (code, status)
+    stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--address", address]
+    subprocess.run([*stop, result["job_id"]], env=environment, check=True, capture_output=True)

@@ -14,6 +14,7 @@ from fertiray import checkpoint
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import CountsError, InputError
+from fertiray.scoring import engine
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
 
@@ -38,7 +39,7 @@ def store(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def whole(store, zona_checkpoint, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("run") / "whole"
-    job = ScoringJob(store, (zona_checkpoint,), str(out))
+    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
     return out, score(job, score_locally, workers=2)
 
 
@@ -88,7 +89,7 @@ def test_the_run_folder_is_complete(whole):
 
 
 def test_worker_count_does_not_matter(whole, store, zona_checkpoint, tmp_path):
-    job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / "one"))
+    job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / "one"), engine="eager")
     score(job, score_locally, workers=1)
     for part in ("scores", "rejects"):
         assert rows(tmp_path / "one", part).equals(rows(whole[0], part))
@@ -98,7 +99,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_undisturbed_one(
     whole, store, zona_checkpoint, tmp_path
 ):
     out = tmp_path / "cut"
-    job = ScoringJob(store, (zona_checkpoint,), str(out))
+    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
 
     class PowerCutError(RuntimeError):
         pass
@@ -152,10 +153,20 @@ def test_lost_rows_are_noticed(whole, store, zona_checkpoint, tmp_path):
     shutil.copytree(whole[0], out)
     victim = sorted((out / "scores").glob("*.parquet"))[1]
     pl.read_parquet(victim).head(-1).write_parquet(victim)
-    job = ScoringJob(store, (zona_checkpoint,), str(out))
+    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
     with pytest.raises(CountsError, match=victim.stem):
         score(job, score_locally, workers=1)
-    command = ["score", store, "--checkpoint", zona_checkpoint, "--out", str(out), "--local"]
+    command = [
+        "score",
+        store,
+        "--checkpoint",
+        zona_checkpoint,
+        "--out",
+        str(out),
+        "--local",
+        "--engine",
+        "eager",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "fertiray", *command], capture_output=True, text=True
     )
@@ -170,12 +181,18 @@ def test_two_checkpoints_in_one_pass_score_as_each_alone(whole, store, zona_chec
     second = dataclasses.replace(meta, name="second", preprocessing=settings)
     checkpoint.save(str(tmp_path / "second"), model, second)
     both = (zona_checkpoint, str(tmp_path / "second"))
-    result = score(ScoringJob(store, both, str(tmp_path / "both")), score_locally, workers=2)
+    result = score(
+        ScoringJob(store, both, str(tmp_path / "both"), engine="eager"), score_locally, workers=2
+    )
     assert result["rows_in"] == result["scored"] + result["rejected"] == PATIENTS * CROPS
     together = rows(tmp_path / "both", "scores")
     first = rows(whole[0], "scores")
     assert together.filter(pl.col("model") == meta.name).equals(first)
-    score(ScoringJob(store, both[1:], str(tmp_path / "alone")), score_locally, workers=2)
+    score(
+        ScoringJob(store, both[1:], str(tmp_path / "alone"), engine="eager"),
+        score_locally,
+        workers=2,
+    )
     alone = rows(tmp_path / "alone", "scores")
     assert together.filter(pl.col("model") == "second").equals(alone)
     assert not alone["p_bound"].equals(first["p_bound"])
@@ -190,7 +207,7 @@ def test_s3_in_and_out_gives_the_same_rows(whole, store, zona_checkpoint, s3):
     bucket = s3.removeprefix("s3://")
     fs.put(store, f"{bucket}/store", recursive=True)
     fs.put(zona_checkpoint, f"{bucket}/zona", recursive=True)
-    job = ScoringJob(f"{s3}/store", (f"{s3}/zona",), f"{s3}/run")
+    job = ScoringJob(f"{s3}/store", (f"{s3}/zona",), f"{s3}/run", engine="eager")
     result = score(job, score_locally, workers=2)
     assert result["scored"] == PATIENTS * CROPS - CORRUPT
     found = pl.concat(
@@ -198,3 +215,23 @@ def test_s3_in_and_out_gives_the_same_rows(whole, store, zona_checkpoint, s3):
     ).sort("crop_id")
     assert found.equals(rows(whole[0], "scores"))
     assert b"P001" in fs.cat_file(f"{bucket}/run/report.html")
+
+
+def test_the_engine_is_settled_once_a_run(store, zona_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "candidates", lambda device: [])
+    out = tmp_path / "auto"
+    job = ScoringJob(store, (zona_checkpoint,), str(out))
+    score(job, score_locally, workers=2)
+    record = json.loads((out / "run.json").read_text())
+    assert record["engine"] == "eager"
+    assert record["engines"][0]["tried"][0]["crops_per_s"] > 0
+    # Going on with half of it, the plan decides, whatever would be measured now.
+    victim = min((out / "scores").iterdir())
+    victim.unlink()
+
+    def never(*arguments):
+        raise AssertionError("measured again")
+
+    again = score(job, score_locally, workers=2, choose=never)
+    assert again["resumed"] < again["rows_in"]
+    assert json.loads((out / "run.json").read_text())["engines"] == record["engines"]

@@ -114,4 +114,4 @@ def test_same_name_twice_and_unknown_engine_are_refused(folders):
     with pytest.raises(InputError, match="two checkpoints are named 'zona'"):
         Scorer([folders[0], folders[0]])
     with pytest.raises(InputError, match="--engine warp: unknown"):
-        Scorer(folders, engine="warp")
+        Scorer(folders, engines=["warp", "eager"])

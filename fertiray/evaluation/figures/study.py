@@ -20,6 +20,7 @@ Row = Mapping[str, Any]
 
 WIDE = 30.0  # a sweep over more than this is drawn on a logarithmic scale
 SHOWN = 12  # ticks of a categorical axis
+FEW = 4  # values of an axis that are all written beside it
 CMAP = colormaps["viridis"]
 
 
@@ -154,17 +155,18 @@ def parallel_coordinates(
 class _Axis:
     """One vertical axis: from a parameter's value to a height in [0, 1]."""
 
-    def __init__(self, choices: list[str] | None, low: float, high: float, log: bool) -> None:
-        self.choices, self.low, self.high, self.logarithmic = choices, low, high, log
+    def __init__(self, choices: list[str] | None, marks: list[float], log: bool) -> None:
+        self.choices, self.marks, self.logarithmic = choices, marks, log
+        self.low, self.high = marks[0], marks[-1]
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> _Axis:
         """An axis that the values fit on: numbers on a scale, all else side by side."""
         numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
         if len(numbers) < len(values):
-            return cls(sorted({str(v) for v in values}), 0.0, 1.0, False)
-        low, high = float(min(numbers)), float(max(numbers))
-        return cls(None, low, high, bool(low > 0 and high / low > WIDE))
+            return cls(sorted({str(v) for v in values}), [0.0, 1.0], False)
+        marks = sorted({float(v) for v in numbers})
+        return cls(None, marks, bool(marks[0] > 0 and marks[-1] / marks[0] > WIDE))
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -184,10 +186,11 @@ class _Axis:
         """Heights with what is written there."""
         if self.choices is not None:
             return [(self.height(choice), choice) for choice in self.choices[:SHOWN]]
-        low, high = self.limits
-        middle = (low * high) ** 0.5 if self.logarithmic else (low + high) / 2
-        values = [self.low] if self.high == self.low else [low, middle, high]
-        return [(self.height(v), f"{v:.3g}") for v in values]
+        marks = self.marks
+        if len(marks) > FEW:
+            middle = (self.low * self.high) ** 0.5 if self.logarithmic else sum(self.limits) / 2
+            marks = [self.low, middle, self.high]
+        return [(self.height(mark), f"{mark:.3g}") for mark in marks]
 
 
 def _column(rows: Sequence[Row], key: str) -> NDArray[np.float64]:

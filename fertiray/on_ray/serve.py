@@ -1,0 +1,348 @@
+"""The service on Ray Serve: four deployments around the objects of ``fertiray.serving``.
+
+``Door``     the HTTP interface; holds no network
+``Scoring``  interactive requests, batched as they wait; as many replicas as the load asks for
+``Jobs``     claims accepted jobs and works them off; one replica
+``Shards``   score the shards of jobs, at a lower priority of the operating system than ``Scoring``
+
+Nothing that must not be lost is in a process: a job's record and files lie in ``Settings.state``,
+so any replica, the controller or the whole node may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve import Application
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from fertiray import config
+from fertiray.data.crops import RowGroup
+from fertiray.errors import InputError
+from fertiray.on_ray.cluster import cluster
+from fertiray.on_ray.telemetry import export_worker
+from fertiray.scoring.engine import Choice, choose_engines
+from fertiray.scoring.shards import ScoringJob, ShardResult, ShardScorer
+from fertiray.serving import measures
+from fertiray.serving.address import Address
+from fertiray.serving.api import create_app
+from fertiray.serving.bulk import Workers
+from fertiray.serving.catalogue import Served, served
+from fertiray.serving.interactive import MODELS_HELD, Batcher, BusyError, Networks, Row
+from fertiray.serving.settings import Settings, prepare, service_of, work_of
+
+APP = "fertiray"
+LOST = (RayActorError, ReplicaUnavailableError)  # the replica died or left; another one can do it
+TRIES = 5
+QUIET = {"enable_access_log": False}  # the audit log is the record; it holds no paths
+COMMON: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The application, for ``serve deploy`` and ``fertiray serve``.
+
+    Args:
+        args: fields of :class:`fertiray.serving.settings.Settings`.
+
+    Raises:
+        InputError: an unknown field, or something that the service needs is missing.
+    """
+    settings = config.load(Settings, args, "args")
+    # Replicas may start in another folder and environment.
+    settings = dataclasses.replace(
+        settings, state=str(settings.places.root), tokens=settings.token_file
+    )
+    prepare(settings)
+    deployments = {
+        "Door": serve.deployment(
+            serve.ingress()(Door),
+            name="Door",
+            max_ongoing_requests=256,
+            max_queued_requests=512,
+            backpressure_config={"status_code": 503, "retry_after_s": 2},
+            **COMMON,
+        ),
+        "Scoring": serve.deployment(
+            Scoring,
+            name="Scoring",
+            max_ongoing_requests=64,
+            max_queued_requests=settings.limits.requests,
+            autoscaling_config={
+                "min_replicas": 1,
+                "max_replicas": settings.scorers,
+                "target_ongoing_requests": 4,
+                "upscale_delay_s": 5,
+            },
+            graceful_shutdown_timeout_s=60,
+            **COMMON,
+        ),
+        "Jobs": serve.deployment(Jobs, name="Jobs", num_replicas=1, **COMMON),
+        "Shards": serve.deployment(
+            Shards,
+            name="Shards",
+            num_replicas=settings.workers,
+            max_ongoing_requests=1,
+            graceful_shutdown_timeout_s=60,
+            **COMMON,
+        ),
+    }
+    jobs = deployments["Jobs"].bind(settings, deployments["Shards"].bind(settings))
+    scoring = deployments["Scoring"].bind(settings)
+    app: Application = deployments["Door"].bind(settings, scoring, jobs)
+    return app
+
+
+class Door:
+    """The HTTP interface.
+
+    Args:
+        settings: of the service.
+        scoring: gives scores and heatmaps.
+        jobs: bound to this application so that it runs; spoken to through the jobs' record.
+    """
+
+    def __init__(self, settings: Settings, scoring: DeploymentHandle, jobs: DeploymentHandle):
+        export_worker()
+        self._settings, self._scoring, self._jobs = settings, scoring, jobs
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(service_of(self._settings, Replicas(self._scoring)))
+
+
+class Replicas:
+    """A :class:`fertiray.serving.interactive.Backend` of replicas."""
+
+    def __init__(self, scoring: DeploymentHandle) -> None:
+        self._scoring = scoring
+
+    async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
+        """See Backend."""
+        rows: list[Row] = await self._ask("score", model, crops)
+        return rows
+
+    async def explain(self, model: Served, crop: bytes, method: str) -> bytes:
+        """See Backend."""
+        picture: bytes = await self._ask("explain", model, crop, method)
+        return picture
+
+    async def _ask(self, method: str, model: Served, *args: Any) -> Any:
+        call = getattr(self._scoring.options(multiplexed_model_id=model.id), method)
+        for attempt in range(TRIES):
+            try:
+                return await call.remote(model, *args)
+            except BackPressureError as error:
+                raise BusyError from error
+            except LOST:
+                if attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+class Scoring:
+    """Networks for interactive requests; several at once, each loaded when it is first asked for.
+
+    Args:
+        settings: of the service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        export_worker()
+        threads = max(1, len(os.sched_getaffinity(0)) // settings.scorers)
+        self._networks = Networks(settings.device, settings.interactive_engine, threads)
+        self._known: dict[str, Served] = {}
+
+    @serve.multiplexed(max_num_models_per_replica=MODELS_HELD)  # type: ignore[untyped-decorator]
+    async def network(self, model_id: str) -> Batcher:
+        """A network that is ready; Serve sends requests to a replica that holds theirs."""
+        return await asyncio.to_thread(self._networks.load, self._known[model_id])
+
+    async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
+        """Rows of encoded crops."""
+        self._known[model.id] = model
+        batcher: Batcher = await self.network(model.id)
+        return await batcher(crops)
+
+    async def explain(self, model: Served, crop: bytes, method: str) -> bytes:
+        """A PNG of a crop with its heatmap."""
+        return await self._networks.explain(model, crop, method)
+
+
+class Jobs:
+    """Claims accepted jobs and works them off on :class:`Shards`.
+
+    Args:
+        settings: of the service.
+        shards: score shards.
+    """
+
+    def __init__(self, settings: Settings, shards: DeploymentHandle) -> None:
+        sys.argv = ["fertiray", "serve"]  # the command that a run's record names
+        export_worker()
+        _stand_back(settings.niceness)
+        on_replicas = OnReplicas(shards)
+        work = work_of(settings, on_replicas, on_replicas.choose)
+        self._jobs = work.jobs
+        self._workers = Workers(work, settings.jobs_at_once)
+
+    def check_health(self) -> None:
+        """Raises where a thread has died, and Serve replaces the replica; tells of the jobs too."""
+        measures.tell(self._jobs)
+        if not self._workers.alive():
+            raise RuntimeError("a thread that works off jobs has died")
+
+    def __del__(self) -> None:
+        self._workers.stop()
+
+
+class OnReplicas:
+    """A :class:`fertiray.scoring.run.Runner`: every shard goes to the next free replica."""
+
+    __name__ = "ray serve"
+
+    def __init__(self, shards: DeploymentHandle) -> None:
+        self._shards = shards
+
+    def __call__(
+        self,
+        job: ScoringJob,
+        groups: Sequence[RowGroup],
+        workers: int,
+        report: Callable[[ShardResult], None],
+    ) -> None:
+        """Scores row groups; a shard whose replica dies is given to another one.
+
+        Raises:
+            InputError: what a replica found unusable.
+        """
+        if not groups:
+            return
+        with ThreadPoolExecutor(min(workers, len(groups))) as pool:
+            tasks = [pool.submit(self._score, job, group) for group in groups]
+            try:
+                for task in as_completed(tasks):
+                    report(task.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def choose(
+        self, folders: Sequence[str], engine: str, device: str, crops: Sequence[bytes]
+    ) -> tuple[Choice, ...]:
+        """``choose_engines`` in a replica, where the networks will be executed."""
+        answer = self._ask("choose", tuple(folders), engine, device, list(crops))
+        return tuple(Choice(row["engine"], tuple(row["tried"])) for row in answer)
+
+    def _score(self, job: ScoringJob, group: RowGroup) -> ShardResult:
+        return ShardResult(**self._ask("score_shard", job, group))
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        for attempt in range(TRIES):
+            try:
+                answer = getattr(self._shards, method).remote(*args).result()
+            except LOST:
+                if attempt == TRIES - 1:
+                    raise
+                time.sleep(2**attempt)
+                continue
+            if isinstance(answer, str):
+                raise InputError(answer)
+            return answer
+        raise AssertionError("unreachable")
+
+
+class Shards:
+    """Scores shards, one at a time.
+
+    Args:
+        settings: of the service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        export_worker()
+        _stand_back(settings.niceness)
+        self._held: OrderedDict[tuple[str, ...], ShardScorer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    async def score_shard(self, job: ScoringJob, group: RowGroup) -> dict[str, Any] | str:
+        """The fields of the shard's result, or what is wrong with the store or a checkpoint."""
+        return await asyncio.to_thread(self._score, job, group)
+
+    async def choose(
+        self, folders: Sequence[str], engine: str, device: str, crops: Sequence[bytes]
+    ) -> list[dict[str, Any]] | str:
+        """The fields of the choices, or what is wrong with a checkpoint."""
+        return await asyncio.to_thread(_choose, folders, engine, device, crops)
+
+    def _score(self, job: ScoringJob, group: RowGroup) -> dict[str, Any] | str:
+        try:
+            return dataclasses.asdict(self._scorer(job)(group))
+        except InputError as error:
+            return str(error)
+
+    def _scorer(self, job: ScoringJob) -> ShardScorer:
+        """A scorer for a job, with networks that an earlier job may have loaded."""
+        with self._lock:
+            versions = (*(served(folder).id for folder in job.checkpoints), *job.engines)
+            if versions not in self._held:
+                self._held[versions] = ShardScorer(job)
+                while len(self._held) > MODELS_HELD:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(versions)
+            scorer = copy.copy(self._held[versions])
+            scorer.job = job
+            return scorer
+
+
+def _choose(
+    folders: Sequence[str], engine: str, device: str, crops: Sequence[bytes]
+) -> list[dict[str, Any]] | str:
+    try:
+        return [dataclasses.asdict(c) for c in choose_engines(folders, engine, device, crops)]
+    except InputError as error:
+        return str(error)
+
+
+def _stand_back(niceness: int) -> None:
+    """Lowers the priority of this process: of all its threads, and so of those they start."""
+    for thread in os.listdir("/proc/self/task"):
+        os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
+
+
+def run(settings: Settings, address: Address, ready: Callable[[], None]) -> None:
+    """Serves on a Ray of this machine until it is interrupted.
+
+    Args:
+        settings: of the service.
+        address: where it listens.
+        ready: called once it does.
+    """
+    options = {
+        "host": address.host,
+        "port": address.port,
+        "ssl_certfile": address.certificate or None,
+        "ssl_keyfile": address.key or None,
+    }
+    with cluster(quiet=True):
+        serve.start(proxy_location="HeadOnly", http_options=options, logging_config=QUIET)
+        try:
+            serve.run(build(dataclasses.asdict(settings)), name=APP, route_prefix="/")
+            ready()
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        finally:
+            serve.shutdown()

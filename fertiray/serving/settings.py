@@ -1,0 +1,143 @@
+"""The settings of a service, and its parts made from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fertiray.errors import InputError
+from fertiray.scoring.engine import AUTO, EAGER
+from fertiray.scoring.run import Chooser, Runner
+from fertiray.serving import catalogue, tokens
+from fertiray.serving.audit import Audit
+from fertiray.serving.bulk import Work
+from fertiray.serving.engines import Remembered
+from fertiray.serving.interactive import Backend
+from fertiray.serving.jobs import JobStore
+from fertiray.serving.limits import Limits
+from fertiray.serving.places import Places
+from fertiray.serving.service import Service
+
+OPENABLE = ("/openapi.json", "/metrics")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``fertiray serve`` and ``jobs/serve.yaml`` set.
+
+    Attributes:
+        state: folder of the service, on a disk that outlives the processes; see ``places``.
+        tokens: file of API tokens; by default that of ``FERTIRAY_TOKENS``.
+        checkpoints: folders of the models, the preferred one first; none to go on with those that
+            were served before.
+        allowed: by clinic, locations below which its crop stores may lie.
+        device: torch device, or ``auto``.
+        engine: how networks are executed (``scoring.engine``). With ``auto``, jobs take the fastest
+            way that passes its gate, and interactive requests the reference.
+        scorers: replicas for interactive requests, at most.
+        workers: shards of jobs that are scored at a time.
+        jobs_at_once: jobs that are worked on at a time.
+        niceness: how far jobs stand back for interactive requests, as of ``nice``.
+        open_paths: of ``/openapi.json`` and ``/metrics``, those that need no token.
+        limits: what is taken in.
+    """
+
+    state: str
+    tokens: str = ""
+    checkpoints: tuple[str, ...] = ()
+    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    device: str = "auto"
+    engine: str = AUTO
+    scorers: int = 1
+    workers: int = 1
+    jobs_at_once: int = 2
+    niceness: int = 10
+    open_paths: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def places(self) -> Places:
+        """The service's files."""
+        return Places(Path(self.state).resolve())
+
+    @property
+    def interactive_engine(self) -> str:
+        """How networks are executed for interactive requests."""
+        return EAGER if self.engine == AUTO else self.engine
+
+    @property
+    def token_file(self) -> str:
+        """The file of tokens.
+
+        Raises:
+            InputError: none is named.
+        """
+        found = self.tokens or os.environ.get("FERTIRAY_TOKENS")
+        if not found:
+            raise InputError(
+                "FERTIRAY_TOKENS is not set, so nobody could come in; name a file there and"
+                " put tokens into it with `fertiray token add`"
+            )
+        return str(Path(found).resolve())
+
+
+def prepare(settings: Settings) -> list[catalogue.Served]:
+    """Makes the folder of a service, and checks that everything it needs is there.
+
+    Returns:
+        The models that will be served.
+
+    Raises:
+        InputError: no tokens, no checkpoint, or an unusable one.
+    """
+    for path in settings.open_paths:
+        if path not in OPENABLE:
+            raise InputError(f"open_paths: {path!r} stays closed; choose of {', '.join(OPENABLE)}")
+    tokens.listed(settings.token_file)
+    settings.places.prepare()
+    if settings.checkpoints:
+        folders = [str(Path(f).resolve()) if "://" not in f else f for f in settings.checkpoints]
+        return catalogue.write(settings.places.models, folders)
+    if not settings.places.models.exists():
+        raise InputError("--checkpoint: name at least one; this service has none yet")
+    return catalogue.read(settings.places.models)
+
+
+def service_of(settings: Settings, backend: Backend) -> Service:
+    """What the HTTP interface stands on."""
+    places = settings.places
+    return Service(
+        places,
+        JobStore(places.database),
+        tokens.Keyring(settings.token_file),
+        Audit(places.audit),
+        backend,
+        settings.limits,
+        settings.allowed,
+        settings.open_paths,
+    )
+
+
+def work_of(settings: Settings, runner: Runner, choose: Chooser) -> Work:
+    """What works off jobs; sweeps away first what earlier uploads left behind.
+
+    Args:
+        settings: of the service.
+        runner: scores shards.
+        choose: measures how networks are executed.
+    """
+    places = settings.places
+    jobs = JobStore(places.database)
+    places.sweep(jobs.known())
+    return Work(
+        jobs,
+        places,
+        settings.limits,
+        runner,
+        Remembered(places.engines, choose),
+        settings.engine,
+        settings.workers,
+        settings.device,
+        Audit(places.audit),
+    )

@@ -1,0 +1,1 @@
+"""Studies: grids of configurations and searches over them, without Ray."""
