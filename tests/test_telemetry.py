@@ -25,8 +25,9 @@ METRIC = list(METRICS.values())
 
 
 @pytest.fixture
-def sink(tmp_path):
+def sink(tmp_path, monkeypatch):
     """A text file that this process writes to, and forgets afterwards."""
+    monkeypatch.setattr(telemetry._state, "seen", {})  # labels that other tests have used
     made = Textfile(tmp_path)
     with telemetry.attached(made):
         yield made

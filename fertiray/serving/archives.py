@@ -12,6 +12,7 @@ compressions are refused, because their headers can ask for gigabytes of memory.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -104,6 +105,11 @@ def unpack(
         raise
     except DAMAGE as error:
         raise InputError(f"the archive is damaged ({shown(str(error))}); make it again") from error
+    except OSError as error:
+        # A zip's directory can point before the start of the file.
+        if error.errno != errno.EINVAL:
+            raise
+        raise InputError("the archive is damaged (its directory); make it again") from error
     if not files:
         raise InputError("the archive holds no files; put the images into it")
     return Unpacked(files, size)
