@@ -26,6 +26,7 @@ HEAD_ENVIRONMENT = {"RAY_metrics_report_interval_ms": "1000"}
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.slow,
     pytest.mark.skipif(
         shutil.which("prometheus") is None,
         reason="Prometheus is not installed: apt-get install prometheus",

@@ -248,7 +248,7 @@ def test_features_are_not_cached_where_something_before_them_changes(crops):
         part.requires_grad_(False)
     cache = Cache.make(constant, crops, predictor)
     assert cache is not None
-    batch = predictor.normalise(torch.from_numpy(crops.images[:4]))
+    batch = predictor.program.normalise(torch.from_numpy(crops.images[:4]))
     expected = intermediates(predictor.model, batch)["embedding"]
     assert torch.allclose(cache.features[:4], expected, atol=1e-6)
     assert Cache.make(TINY, crops, predictor) is None  # crops are augmented
