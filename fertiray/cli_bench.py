@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Address, Json, Record
+from fertiray.cli_options import Address, Json, Record, Workers, cores
 from fertiray.console import Result, show
 
 app = typer.Typer(help="Benchmarks: ceilings and ratios, one run.", no_args_is_help=True)
@@ -79,4 +79,37 @@ def bench_tune(
         [name, f"{values[name]:.3g}"]
         for name in ("work_s", "ratio_to_plain", "ratio_to_torch_trainer")
     ]
+    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+
+
+@app.command("serve")
+def bench_serve(
+    model: Annotated[str, typer.Option(help="A recipe of zona_vgg13; random weights.")] = "vgg13",
+    crops: Annotated[int, typer.Option(min=1024, help="Crops of a job.")] = 8192,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Score and job take turns.")] = 2,
+    workers: Workers = None,
+    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
+    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    record: Record = False,
+    json: Json = False,
+) -> None:
+    """Measure the HTTP endpoint: jobs beside `fertiray score`, and what a single request waits."""
+    from fertiray.evaluation import results
+    from fertiray.on_ray.bench_serve import bench_serve as run_bench
+
+    with console.stdout_kept_clean():
+        values = run_bench(
+            model=model,
+            crops=crops,
+            seconds=seconds,
+            rounds=rounds,
+            workers=workers or cores(),
+            engine=engine,
+            device=device,
+        )
+        if record:
+            results.record("bench_serve", values, seed=0, data_digest="drawn")
+    shown = ("rate", "score_rate", "ratio_to_score", "batch1_ms", "p50_ms", "p95_ms", "p99_ms")
+    rows = [[name, f"{values[name]:.4g}"] for name in (*shown, "p99_over_batch1", "errors")]
     show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)

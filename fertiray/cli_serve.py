@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fertiray import console
 from fertiray.cli_options import Device, Json, Local, VerdictBasis, cores
-from fertiray.client import Client
 from fertiray.console import Result, show
 from fertiray.errors import InputError
+
+if TYPE_CHECKING:
+    from fertiray.client import Client
 
 token_app = typer.Typer(help="API tokens of the service.", no_args_is_help=True)
 client_app = typer.Typer(help="Send crops to a service, fetch results.", no_args_is_help=True)
@@ -186,6 +188,8 @@ def _token_file(tokens: str | None) -> str:
 
 
 def _client(url: str, token_file: Path | None, ca: str | None) -> Client:
+    from fertiray.client import Client
+
     token = os.environ.get("FERTIRAY_TOKEN", "")
     if token_file is not None:
         try:

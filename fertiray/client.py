@@ -84,6 +84,7 @@ class Client:
         self,
         source: str | Path,
         *,
+        store: bool = False,
         label: str | None = None,
         models: Sequence[str] = (),
         verdict_on: Literal["prevalence", "fraction"] = "prevalence",
@@ -95,6 +96,7 @@ class Client:
         Args:
             source: a folder ``patient/slide/image``, an archive of one (zip, tar, tar.gz), a
                 Parquet file, or the ``s3://`` location of a crop store that the service may read.
+            store: the source is a crop store on a disk of the service.
             label: your name for it; by default the source's.
             models: names or ids; all that are served by default.
             verdict_on: what the verdict follows.
@@ -114,7 +116,7 @@ class Client:
             "strip": strip,
         }
         headers = {"idempotency-key": key or str(uuid.uuid4())}
-        if "://" in str(source):
+        if store or "://" in str(source):
             body: dict[str, Any] = {"json": {"store": str(source)}}
             return self._json("POST", "/v1/jobs", params=params, headers=headers, **body)
         path = Path(source)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fertiray import config, console, storage, telemetry
+from fertiray import config, console, storage, work
 from fertiray.console import Result
 from fertiray.errors import InputError
 from fertiray.evaluation import results
@@ -103,7 +103,7 @@ def train_paper(
             resume=resume,
             on_epoch=log,
         )
-    with telemetry.job("train"):
+    with work.job("train"):
         values = train(chosen, recipe_, data, out, worker=worker, split=split)
     worker.forget()
     return values

@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from fertiray import telemetry
+
 # The same examples each time: a suite must not fail by chance on one machine and not on the next.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def no_metrics() -> Iterator[None]:
+    """Metrics go nowhere unless a test says so, whatever the tests before it left attached."""
+    with telemetry.attached(None):
+        yield
 
 
 @pytest.fixture(scope="session")

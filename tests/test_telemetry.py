@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fertiray import telemetry, textfile
+from fertiray import telemetry, textfile, work
 from fertiray.cli import main
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
@@ -66,8 +66,8 @@ def test_without_a_sink_nothing_happens(tmp_path):
     assert not telemetry.is_attached()
     telemetry.count("crops_scored_total", kind="no such kind")
     telemetry.gauge("no such gauge", 1)
-    with telemetry.job("score"):
-        telemetry.progress("score")
+    with work.job("score"):
+        work.progress("score")
     assert not list(tmp_path.iterdir())
 
 
@@ -154,10 +154,10 @@ def test_a_foreign_file_is_the_users_error(tmp_path):
 )
 def test_a_jobs_outcome(sink, error, outcome):
     try:
-        with telemetry.job("train"):
+        with work.job("train"):
             assert samples(sink)["job_started_timestamp_seconds", ("kind", "train")] > 1.7e9
-            telemetry.progress("train")
-            telemetry.progress("score")  # not a job of this process
+            work.progress("train")
+            work.progress("score")  # not a job of this process
             if error is not None:
                 raise error
     except type(error or InputError):

@@ -22,7 +22,7 @@ import torch
 from ray import PlacementGroupID, tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from fertiray import telemetry
+from fertiray import work
 from fertiray.errors import InputError
 from fertiray.on_ray.cluster import cpus_per_worker, resources
 from fertiray.on_ray.telemetry import export_worker
@@ -120,7 +120,7 @@ def run_tune(
     with (
         tempfile.TemporaryDirectory(prefix="fertiray-tune-") as folder,
         redirect_stdout(io.StringIO()),  # Tune's heading, silent as it is told to be
-        telemetry.job("tune"),
+        work.job("tune"),
     ):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(trainable, job=job), slots.resources),

@@ -27,7 +27,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from fertiray import config, console, storage, telemetry
+from fertiray import config, console, storage, work
 from fertiray.errors import InputError
 from fertiray.models.registry import MODELS
 from fertiray.on_ray.cluster import cluster, cpus_per_worker, resources
@@ -103,7 +103,7 @@ def train_on_ray(
     if not resume:
         storage.remove(kept)
     # Without a dashboard, Ray Train's own actors complain of it every second.
-    with cluster(address, quiet=True), telemetry.job("train"):
+    with cluster(address, quiet=True), work.job("train"):
         # Beside this process, which it serves: on another node it could be lost alone.
         here = {NODE: ray.get_runtime_context().get_node_id()}
         board = ray.remote(num_cpus=0, label_selector=here)(_Board).remote(workers)
@@ -265,7 +265,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any] | None:
     if ray.get(board.begin.remote(worker.rank)) is not None:
         return None
     try:
-        with telemetry.job("train", part=True):
+        with work.job("train", part=True):
             values = train(
                 PAPERS[job["paper"]],
                 job["settings"],

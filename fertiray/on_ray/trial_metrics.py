@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from fertiray import telemetry
+from fertiray import telemetry, work
 
 
 class TrialMetrics(tune.Callback):  # type: ignore[misc]
@@ -34,4 +34,4 @@ class TrialMetrics(tune.Callback):  # type: ignore[misc]
         if trial.trial_id not in self._ended:
             self._ended.add(trial.trial_id)
             telemetry.count("trials_ended_total", outcome=outcome)
-            telemetry.progress("tune")
+            work.progress("tune")

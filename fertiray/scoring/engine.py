@@ -8,6 +8,7 @@ is never used, and ``run.json`` says why.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 import time
 import warnings
@@ -283,6 +284,9 @@ class _Outputs(nn.Module):
 
 def _openvino(predictor: Predictor, precision: str, streams: int) -> Execute:
     """OpenVINO on the CPU: uint8 in, normalisation inside, requests in flight."""
+    # Its conversion would tell its makers of every use, from a forked copy of this process, which
+    # can hang where other threads hold locks. Without the package it uses a stub that does nothing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
         import openvino as ov
     except ImportError as error:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from fertiray import checkpoint, config, provenance, storage, telemetry
+from fertiray import checkpoint, config, provenance, storage, telemetry, work
 from fertiray.data.crops import RowGroup, iter_batches, row_groups
 from fertiray.errors import CountsError, InputError
 from fertiray.scoring.aggregate import VerdictOn, aggregate_run, write_tables
@@ -25,6 +25,8 @@ from fertiray.scoring.verdicts import ModelInfo
 
 PLAN = "plan.json"
 PROBE_GROUPS = 4
+# Crops of a run that make up for the seconds that trying engines takes; fewer are scored eagerly.
+WORTH_TRYING = 2048
 
 # Checkpoints, engine asked for, device and encoded crops to how each checkpoint is executed.
 Chooser = Callable[[Sequence[str], str, str, Sequence[bytes]], tuple[Choice, ...]]
@@ -103,7 +105,7 @@ def score(
 
     if progress is not None:
         progress(finished, rows_in)
-    with session(), telemetry.job("score"):
+    with session(), work.job("score"):
         choices = _engines(job, groups, choose)
         job = replace(job, engines=tuple(choice["engine"] for choice in choices))
         begun = time.perf_counter()
@@ -170,7 +172,7 @@ def _engines(job: ScoringJob, groups: Sequence[RowGroup], choose: Chooser) -> li
 
 def _probe(job: ScoringJob, groups: Sequence[RowGroup]) -> list[bytes]:
     """Crops to try engines on, the first ones of up to four row groups spread over the store."""
-    if job.engine != AUTO or not groups:
+    if job.engine != AUTO or sum(group.rows for group in groups) < WORTH_TRYING:
         return []
     chosen = [groups[i * len(groups) // PROBE_GROUPS] for i in range(PROBE_GROUPS)]
     rows = -(-PROBE_CROPS // PROBE_GROUPS)
@@ -187,7 +189,7 @@ def _tell(result: ShardResult, waiting: int) -> None:
     for stage, number in result.rejects.items():
         telemetry.count("crops_rejected_total", number, kind="score", stage=stage)
     telemetry.gauge("queue_crops", waiting, kind="score")
-    telemetry.progress("score")
+    work.progress("score")
 
 
 def _prepare(

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fertiray import storage, telemetry
+from fertiray import storage, telemetry, work
 from fertiray.data.crops import RowGroup, iter_batches
 from fertiray.scoring.engine import EAGER
 from fertiray.scoring.gallery import GALLERY_SCHEMA, Gallery
@@ -132,7 +132,7 @@ class ShardScorer:
         rejects: list[dict[str, Any]] = []
         gallery = Gallery(self.scorer.metas)
         scored = batches = 0
-        stages = telemetry.Stages()
+        stages = work.Stages()
         read = iter_batches(self.job.store, group, [*KEYS, "image"], BATCH)
         for batch in stages.each("read", read):
             columns = {name: batch.column(name).to_pylist() for name in (*KEYS, "image")}
@@ -157,7 +157,7 @@ class ShardScorer:
             self._write("rejects", shard, pa.Table.from_pylist(rejects, REJECT_SCHEMA))
             self._write("gallery", shard, pa.Table.from_pylist(gallery.rows(), GALLERY_SCHEMA))
             self._write("scores", shard, pa.Table.from_batches(scores, self.schema))
-        telemetry.busy()
+        work.busy()
         return ShardResult(
             shard,
             scored,

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fertiray import telemetry
+from fertiray import work
 from fertiray.serving.audit import Audit
 from fertiray.serving.limits import Limits
 from fertiray.serving.tokens import Keyring, Token
@@ -102,7 +102,7 @@ class Door:
     def _note(self, scope: Scope, request: _Request, caller: Token | None, *, public: bool) -> None:
         route = getattr(scope.get("route"), "path", None)
         seconds = time.monotonic() - request.started
-        telemetry.request(route, request.status, seconds)
+        work.request(route, request.status, seconds)
         if public and request.status < 400:
             return
         self.audit.write(

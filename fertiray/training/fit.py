@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fertiray import config as configs
-from fertiray import telemetry
+from fertiray import work
 from fertiray.data.labelled import LabelledCrops
 from fertiray.data.splits import Parts
 from fertiray.errors import InputError
@@ -211,7 +211,7 @@ class _Training:
                         f" (now {self.optimizer.param_groups[0]['lr']:g}) or set clip=1.0"
                     )
                 on_step(terms["loss"])
-                telemetry.training_step(
+                work.training_step(
                     terms["loss"],
                     images=batch.stop - batch.start,
                     seconds=time.perf_counter() - stepped,

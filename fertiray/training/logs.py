@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from tensorboardX import SummaryWriter
 
-from fertiray import console, storage, telemetry
+from fertiray import console, storage, telemetry, work
 
 HISTORY = "history.parquet"
 
@@ -45,7 +45,7 @@ class EpochLog:
         telemetry.gauge("training_epoch", epoch)
         if "validation_loss" in line:
             telemetry.gauge("training_loss", line["validation_loss"], part="validation")
-        telemetry.progress("train")
+        work.progress("train")
         if self.folder is not None:
             self._write(epoch, line, self.folder)
             _add_row(storage.join(self.folder, HISTORY), line)

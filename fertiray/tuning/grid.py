@@ -112,7 +112,7 @@ def run_grid(
     if best is not None:
         best["config"] = storage.join(folder, "best.json")
         write_config(best["config"], {cell.name: own for cell, own in recipes}[best["cell"]])
-    ran = len(study.pending)
+    ran = len(study.pending) - len(study.errors)
     trials = trial_rows(study.trials, study.lines, study.errors, {*study.pending})
     values: dict[str, Any] = {
         "paper": paper.name,
@@ -122,8 +122,8 @@ def run_grid(
         "cells": cells,
         "best": best,
         "table": grid_table(cells, grid.metric),
-        "ran": ran - len(study.errors),
-        "kept": len(study.places) - ran,
+        "ran": ran,
+        "kept": len(study.places) - len(study.pending),
         "failed": len(study.errors),
         "seconds": seconds,
         "trials_per_hour": 3600 * ran / seconds if ran else None,
@@ -133,6 +133,7 @@ def run_grid(
             "images": len(study.described.names),
             "settings": [*settings],
             "held_out": held_out,
+            "held_out_seen": views.held_out_seen,
             "from_scratch": from_scratch,
         },
         "origin": origin(seed, study.described.digest),

@@ -24,6 +24,7 @@ from fertiray.training.config import TrainConfig
 from fertiray.training.crossval import MakeWorker, crossval
 from fertiray.training.train import positive_class
 from fertiray.tuning.cells import Cell
+from fertiray.tuning.files import absolute
 from fertiray.tuning.views import View, Views
 
 T = TypeVar("T")
@@ -218,6 +219,11 @@ def cell_settings(
         InputError: a key that does not exist, or a value that does not fit.
     """
     found = config.override(paper.config(cell.model), [*settings, *cell.settings])
+    found = dataclasses.replace(
+        found,
+        initial=found.initial and absolute(found.initial),
+        teacher=found.teacher and absolute(found.teacher),
+    )
     return untrained(found) if from_scratch else found
 
 

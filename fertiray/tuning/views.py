@@ -43,11 +43,13 @@ class Views:
 
     Attributes:
         held_out_digest: identifies the pixels of ``others``, once a view was taken.
+        held_out_seen: how many of them are among the data, and so are not held out at all.
     """
 
     def __init__(self, paper: Paper, data: str, held_out: str | None, *, aspects: bool) -> None:
         self.paper, self.data, self.held_out, self.aspects = paper, data, held_out, aspects
         self.held_out_digest: str | None = None
+        self.held_out_seen = 0
         self._key: str | None = None
         self._view: View | None = None
 
@@ -87,10 +89,13 @@ class Views:
             lambda item, image: (resize_crop(image, settings.preprocessing), True),
         )
         task = next(iter(tasks))
-        found = [picture for picture in pictures if picture.labels.get(task) != positive]
+        left_out = (positive, None)
+        found = [picture for picture in pictures if picture.labels.get(task) not in left_out]
         if not found:
             raise InputError(
                 f"--held-out {self.held_out}: no image of another class than {positive}"
             )
         self.held_out_digest = config.digest([picture.digest for picture in found])
+        known = {*crops.digests}
+        self.held_out_seen = sum(picture.digest in known for picture in found)
         return np.stack([picture.crop for picture in found])

@@ -34,9 +34,13 @@ def test_paths_are_made_absolute_and_uris_are_not(tmp_path, monkeypatch):
 def submit(head, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     address, environment = head
     command = [sys.executable, "-m", "fertiray", "submit", "--address", address, "--json"]
-    return subprocess.run(
-        [*command, *arguments], env={**environment, **changes}, capture_output=True, text=True
-    )
+    called = [*command, *arguments]
+    try:
+        return subprocess.run(
+            called, env={**environment, **changes}, capture_output=True, text=True, timeout=300
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"no end after 300 s: {error.stdout!r}, {error.stderr!r}") from None
 
 
 @pytest.mark.ray

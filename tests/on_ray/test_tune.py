@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from fertiray.errors import InputError
+from fertiray.on_ray.submit import absolute_paths
 from fertiray.tuning.cells import Between, Cell, Grid
 from fertiray.tuning.grid import run_grid
 from fertiray.tuning.searching import run_search
@@ -291,6 +292,24 @@ def test_every_papers_grids_as_jobs(head, paper_name, tmp_path):
         assert all(len(cell["tasks"]) >= 1 for cell in values["cells"])
         assert Path(values["best"]["config"]).is_file()
         assert "| paper |" in values["table"]
+
+
+def test_a_study_names_its_paths_for_a_job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "zona_vgg13",
+        "--grid",
+        "lr",
+        "--held-out",
+        "h",
+        "--config=c.json",
+        "--out",
+        "s3://b/c",
+    ]
+    assert absolute_paths(arguments, plain=False) == [
+        *("zona_vgg13", "--grid", "lr", "--held-out", f"{tmp_path}/h"),
+        *(f"--config={tmp_path}/c.json", "--out", "s3://b/c"),
+    ]
 
 
 def test_unusable_data_is_one_line_and_exit_code_2(tmp_path):

@@ -1,6 +1,9 @@
 """Faster ways of execution say the same as the reference, or are not used."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -53,6 +56,29 @@ def test_every_way_says_what_eager_says(way, views):
     assert np.allclose(found.ood, reference.ood, rtol=0.05 if near > 0.01 else 1e-3)
     if views != "one":
         assert np.allclose(found.spread["class"], reference.spread["class"], atol=near)
+
+
+def test_openvino_tells_nobody(tmp_path):
+    """Its package for telemetry would keep a number for this machine in the home folder."""
+    pytest.importorskip("openvino")
+    code = """
+import sys, numpy as np, torch
+from fertiray.models.predict import Predictor
+from fertiray.models.preprocess import Preprocessing
+from fertiray.models.registry import build_model
+from fertiray.scoring.engine import use
+network = build_model("basic_cnn", 2, in_channels=1, size=32, args={}).eval()
+predictor = Predictor(network, Preprocessing(32, "grey", mean=(0.5,), std=(0.5,)))
+use(predictor, "openvino-fp32")
+predictor.predict(np.zeros((2, 32, 32, 3), np.uint8))
+assert "openvino" in sys.modules
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+"""
+    # CI would be a reason of its own for it to be silent.
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("CI", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.rglob("openvino*"))
 
 
 @pytest.mark.parametrize("way", ["eager", *WAYS])

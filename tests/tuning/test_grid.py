@@ -80,6 +80,7 @@ def test_the_difference_is_the_corrected_test_of_the_folds(rates):
 def test_held_out_negatives_are_counted(rates):
     """The held-out heads are the training's own: called bound as often as the networks say."""
     values, _ = rates
+    assert values["protocol"]["held_out_seen"] == 30
     for cell in values["cells"]:
         rows = [row for row in values["trials"] if row["cell"] == cell["cell"]]
         shares = [row["unbound_called_bound"] for row in rows]

@@ -1,0 +1,132 @@
+"""Open-loop load on an HTTP endpoint: requests come when they come, not when the last one is done.
+
+Arrivals are Poisson, drawn beforehand; a latency counts from the moment its request was due, so a
+service that stalls is charged for everyone who would have waited (a closed loop leaves them out).
+Any endpoint that takes a POST can be measured: this service, or a peer in an environment of its
+own that serves the same network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import numpy as np
+
+REFUSED = (429, 503)  # with a time to come back: overload, not an error
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is asked.
+
+    Attributes:
+        url: of the POST.
+        headers: token and content type.
+        body: of every request.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def open_loop(
+    endpoint: Endpoint, rate: float, seconds: float, *, seed: int = 0, timeout: float = 60
+) -> dict[str, Any]:
+    """Sends requests at a rate for some time and waits for all answers.
+
+    Args:
+        endpoint: what is asked.
+        rate: requests a second, on average.
+        seconds: for which they are sent.
+        seed: of their times.
+        timeout: seconds after which a request counts as an error.
+
+    Returns:
+        ``rate_per_s`` as asked for, ``requests``, ``answered`` (200), ``refused`` (429 or 503 with
+        ``Retry-After``), ``errors`` (anything else), ``answered_per_s``, and ``p50_ms``,
+        ``p95_ms``, ``p99_ms``, ``max_ms`` of the answered ones; None where there are none.
+    """
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1 / rate, max(1, int(2 * rate * seconds) + 10))
+    due = np.cumsum(gaps)
+    due = due[due < seconds]
+    return asyncio.run(_run(endpoint, rate, seconds, [float(at) for at in due], timeout))
+
+
+def capacity(endpoint: Endpoint, seconds: float, *, together: int = 16) -> float:
+    """Answers a second when a fixed number of clients ask without a pause (a closed loop).
+
+    Args:
+        endpoint: what is asked.
+        seconds: for which they ask.
+        together: clients.
+    """
+    return asyncio.run(_saturate(endpoint, seconds, together))
+
+
+async def _saturate(endpoint: Endpoint, seconds: float, together: int) -> float:
+    async with httpx2.AsyncClient(timeout=60) as client:
+        begin = time.perf_counter()
+
+        async def ask() -> int:
+            count = 0
+            while time.perf_counter() < begin + seconds:
+                kind, _ = await _one(client, endpoint, begin)
+                count += kind == "answered"
+            return count
+
+        counts = await asyncio.gather(*(ask() for _ in range(together)))
+        return sum(counts) / (time.perf_counter() - begin)
+
+
+async def _run(
+    endpoint: Endpoint, rate: float, seconds: float, due: list[float], timeout: float
+) -> dict[str, Any]:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
+    async with httpx2.AsyncClient(timeout=timeout, limits=limits) as client:
+        await _one(client, endpoint, time.perf_counter())  # opens a connection
+        begin = time.perf_counter()
+        tasks = []
+        for at in due:
+            await asyncio.sleep(max(0.0, begin + at - time.perf_counter()))
+            tasks.append(asyncio.create_task(_one(client, endpoint, begin + at)))
+        answers = await asyncio.gather(*tasks)
+    took = max(seconds, time.perf_counter() - begin)
+    kinds = Counter(kind for kind, _ in answers)
+    times = np.array([latency for kind, latency in answers if kind == "answered"])
+    cuts = np.percentile(times, [50, 95, 99, 100]) if len(times) else [None] * 4
+    names = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+    return {
+        "rate_per_s": round(rate, 3),
+        "requests": len(answers),
+        **{kind: kinds[kind] for kind in ("answered", "refused", "errors")},
+        "answered_per_s": round(kinds["answered"] / took, 3),
+        **{
+            name: None if cut is None else round(1000 * float(cut), 2)
+            for name, cut in zip(names, cuts, strict=True)
+        },
+    }
+
+
+async def _one(client: httpx2.AsyncClient, endpoint: Endpoint, due: float) -> tuple[str, float]:
+    """``answered``, ``refused`` or ``errors``, and seconds since the request was due."""
+    try:
+        answer = await client.post(
+            endpoint.url, content=endpoint.body, headers=dict(endpoint.headers)
+        )
+    except httpx2.HTTPError:
+        return "errors", time.perf_counter() - due
+    if answer.status_code == 200:
+        kind = "answered"
+    elif answer.status_code in REFUSED and "retry-after" in answer.headers:
+        kind = "refused"
+    else:
+        kind = "errors"
+    return kind, time.perf_counter() - due

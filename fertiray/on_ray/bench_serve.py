@@ -1,0 +1,293 @@
+"""``fertiray bench serve``: what the HTTP endpoint costs beside ``fertiray score``.
+
+Two questions. In bulk: how many crops a second does a job get, beside ``fertiray score`` on the
+same crops with as many workers on the same Ray? A job pays for the record of its progress and
+shares the machine with the HTTP interface; its networks are warm, where ``fertiray score`` loads
+them. And one by one: how long does a person wait? A lone crop cannot be faster than the network on
+a batch of one (``batch1_ms``); on top come two hops through Serve and, at load, the queue: with
+Poisson arrivals at half of what one network can do, the queue alone makes the slowest hundredth
+wait for about two others.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray import serve
+
+from fertiray import checkpoint, provenance
+from fertiray.bench.load import Endpoint, capacity, open_loop
+from fertiray.client import Client
+from fertiray.data import crops
+from fertiray.data.images import decode, image_digest
+from fertiray.data.synthetic import synth_crops
+from fertiray.models.registry import build_model
+from fertiray.on_ray.cluster import cluster
+from fertiray.on_ray.score import choose_on_ray, score_on_ray
+from fertiray.on_ray.serve import APP, build
+from fertiray.papers import PAPERS
+from fertiray.scoring.run import score
+from fertiray.scoring.scorer import Scorer
+from fertiray.scoring.shards import ScoringJob
+from fertiray.serving import tokens
+from fertiray.serving.settings import Settings
+
+CLASSES = ("unbound", "bound")
+DRAWN = 512  # different crops; a store repeats them
+PATIENTS = 8
+CLINIC = "bench"
+
+
+def bench_serve(
+    *,
+    model: str = "vgg13",
+    crops: int = 8192,
+    seconds: float = 30,
+    rounds: int = 2,
+    workers: int,
+    engine: str = "auto",
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measures a service on a Ray of this machine, with random weights and drawn crops.
+
+    Args:
+        model: one of the recipes of ``zona_vgg13``.
+        crops: of a job.
+        seconds: of each load.
+        rounds: in which ``fertiray score`` and a job take turns.
+        workers: of both.
+        engine: of both; interactive requests run the reference with ``auto``.
+        device: torch device.
+
+    Returns:
+        ``rate``, ``score_rate`` (crops a second from start to report, median of the rounds) and
+        ``ratio_to_score``; ``scoring_phase``, the same of the scoring alone; ``upload``, of a job
+        whose crops come as a zip; ``batch1_ms``; ``p50_ms``, ``p95_ms``, ``p99_ms`` and ``errors``
+        at half load, ``p99_over_batch1``, and all of ``half_load``, ``half_load_with_bulk`` and
+        ``overload``; ``capacity_per_s``, whose half is half load: what the endpoint answers when
+        asked without a pause, at most what one network can do one by one; ``peers``; what was
+        measured, ``command``, ``machine``, ``versions``.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="fertiray-bench-") as name,
+        cluster(quiet=True),
+    ):
+        folder = Path(name)
+        network = _network(folder / model, model)
+        images = _images(folder / "drawn")
+        store = _store(folder / "store", images, crops)
+        batch1 = _batch1_ms(network, images, device)
+        settings = Settings(
+            str(folder / "state"),
+            str(folder / "tokens.json"),
+            (network,),
+            {CLINIC: (str(folder),)},
+            device=device,
+            engine=engine,
+            workers=workers,
+        )
+        with _service(settings) as (client, token):
+            _job(client, store)  # loads networks, settles engines
+            taken = [
+                (_scored(store, network, folder / f"run-{n}", settings), _job(client, store))
+                for n in range(rounds)
+            ]
+            upload = _uploaded(client, images, folder, min(crops, 2048))
+            endpoint = _endpoint(client, token, images[0])
+            most = min(capacity(endpoint, min(seconds, 10)), 1000 / batch1)
+            half = open_loop(endpoint, most / 2, seconds)
+            with _busy(client, store):
+                beside = open_loop(endpoint, most / 2, seconds, seed=1)
+            overload = open_loop(endpoint, 3 * most, min(seconds, 10), seed=2)
+    ours, theirs = ([pair[side]["rate"] for pair in taken] for side in (1, 0))
+    phases = [[pair[side]["scoring"] for pair in taken] for side in (1, 0)]
+    return {
+        "rate": _median(ours),
+        "score_rate": _median(theirs),
+        "ratio_to_score": round(_median(ours) / _median(theirs), 3),
+        "scoring_phase": {
+            "rate": _median(phases[0]),
+            "score_rate": _median(phases[1]),
+            "ratio": round(_median(phases[0]) / _median(phases[1]), 3),
+        },
+        "rounds": [{"score": one, "job": other} for one, other in taken],
+        "upload": upload,
+        "batch1_ms": round(batch1, 2),
+        **{name: half[name] for name in ("p50_ms", "p95_ms", "p99_ms", "errors")},
+        "p99_over_batch1": None if half["p99_ms"] is None else round(half["p99_ms"] / batch1, 2),
+        "capacity_per_s": round(most, 2),
+        "half_load": half,
+        "half_load_with_bulk": beside,
+        "overload": overload,
+        "peers": {},
+        "model": model,
+        "crops": crops,
+        "workers": workers,
+        "engine": engine,
+        "command": provenance.command(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+    }
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 2)
+
+
+def _network(folder: Path, model: str) -> str:
+    """A checkpoint with random weights; speed does not depend on them."""
+    preprocessing = PAPERS["zona_vgg13"].config(model).preprocessing
+    torch.manual_seed(0)
+    network = build_model(
+        model,
+        len(CLASSES),
+        in_channels=preprocessing.channels,
+        size=preprocessing.size,
+        args={},
+    )
+    meta = checkpoint.Meta(
+        name=model,
+        paper="zona_vgg13",
+        model=model,
+        task="zona",
+        classes=CLASSES,
+        positive="bound",
+        preprocessing=preprocessing,
+        operating=checkpoint.Operating(0.5, 0.9, 0.95, 500, 500),
+        data_digest="random",
+    )
+    checkpoint.save(str(folder), network, meta)
+    return str(folder)
+
+
+def _images(folder: Path) -> list[bytes]:
+    synth_crops(folder, patients=1, crops=DRAWN, seed=0)
+    return [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
+
+
+def _store(folder: Path, images: Sequence[bytes], count: int) -> str:
+    contents = [image_digest(decode(image)) for image in images]
+    with crops.StoreWriter(str(folder)) as writer:
+        for number in range(count):
+            patient, slide = f"P{number * PATIENTS // count}", f"S{number % 2}"
+            content = contents[number % len(images)]
+            writer.add(
+                {
+                    "patient_id": patient,
+                    "slide_id": slide,
+                    "crop_id": crops.crop_id(content, patient, slide, str(number)),
+                    "image": images[number % len(images)],
+                }
+            )
+    return str(folder)
+
+
+def _batch1_ms(network: str, images: Sequence[bytes], device: str) -> float:
+    """Median time of the network on one crop in this process, decoding included."""
+    scorer = Scorer([network], device=device)
+    times = []
+    for number in range(40):
+        begin = time.perf_counter()
+        scorer([images[number % len(images)]])
+        times.append(time.perf_counter() - begin)
+    return 1000 * float(np.median(times[10:]))
+
+
+@contextmanager
+def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
+    token, _ = tokens.add(settings.tokens, CLINIC)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(build(dataclasses.asdict(settings)), name=APP)
+        client = Client(f"http://127.0.0.1:{port}", token)
+        client.models()
+        yield client, token
+    finally:
+        serve.shutdown()
+
+
+def _scored(store: str, network: str, run: Path, settings: Settings) -> dict[str, float]:
+    """``fertiray score`` on Ray: crops a second in all, and of the scoring alone."""
+    job = ScoringJob(store, (network,), str(run), settings.device, settings.engine)
+    found = score(job, score_on_ray, workers=settings.workers, choose=choose_on_ray)
+    return _rates(found, found["seconds"])
+
+
+def _job(client: Client, store: str) -> dict[str, float]:
+    """A job of the same crops: crops a second from the request to the report, and of scoring."""
+    begin = time.perf_counter()
+    job = client.submit(store, store=True)
+    ended = client.wait(job["id"], every=0.1)
+    took = time.perf_counter() - begin
+    assert ended["state"] == "done", ended
+    return _rates(ended["counts"], took)
+
+
+def _rates(counts: dict[str, Any], seconds: float) -> dict[str, float]:
+    rate = round(counts["rows_in"] / seconds, 2)
+    return {"rate": rate, "seconds": round(seconds, 2), "scoring": counts["crops_per_s"]}
+
+
+def _uploaded(client: Client, images: Sequence[bytes], folder: Path, count: int) -> dict[str, Any]:
+    """A job whose crops are uploaded in a folder's tar: everything from the first byte counts."""
+    tree = folder / "tree"
+    for number in range(count):
+        place = tree / f"P{number * PATIENTS // count}" / "S1" / f"{number:06d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(images[number % len(images)])
+    begin = time.perf_counter()
+    job = client.submit(tree)
+    sent = time.perf_counter() - begin
+    ended = client.wait(job["id"], every=0.1)
+    took = time.perf_counter() - begin
+    size = sum(len(images[number % len(images)]) for number in range(count))
+    return {
+        "crops": count,
+        "rate": round(count / took, 2),
+        "upload_s": round(sent, 2),
+        "upload_mb_per_s": round(size / sent / 1e6, 2),
+        "state": ended["state"],
+    }
+
+
+def _endpoint(client: Client, token: str, image: bytes) -> Endpoint:
+    body = json.dumps({"images": [base64.b64encode(image).decode()]}).encode()
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    return Endpoint(f"{client.url}/v1/score", headers, body)
+
+
+@contextmanager
+def _busy(client: Client, store: str) -> Iterator[None]:
+    """Jobs one after the other meanwhile."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            job = client.submit(store, store=True)["id"]
+            while not stop.is_set() and client.job(job)["state"] in ("queued", "running"):
+                stop.wait(0.2)
+            client.cancel(job)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
