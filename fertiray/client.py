@@ -11,6 +11,7 @@ It needs nothing of the rest of this package but its exceptions.
 from __future__ import annotations
 
 import io
+import random
 import ssl
 import tarfile
 import time
@@ -213,9 +214,18 @@ class Client:
             else:
                 if answer.status_code not in (429, 502, 503, 504) or last:
                     return _checked(answer, f"{self.url}{path}")
-                pause = float(answer.headers.get("retry-after", pause))
-            time.sleep(pause)
+                pause = max(pause, _retry_after(answer))
+            # Clients that were refused together must not come back together.
+            time.sleep(pause * random.uniform(1, 1.5))
         raise AssertionError("unreachable")
+
+
+def _retry_after(answer: httpx2.Response) -> float:
+    """Seconds; 0 where none are named (a proxy may name a date)."""
+    try:
+        return min(60.0, float(answer.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return 0.0
 
 
 def _checked(answer: httpx2.Response, where: str) -> httpx2.Response:
