@@ -109,9 +109,9 @@ def _routes(app: FastAPI, service: Service, current: Current) -> None:
         found = await receive.images(request, service.limits)
         crops = [data for _, data in found]
         try:
-            answers = await asyncio.gather(
-                *(service.backend.score(model, crops) for model in chosen)
-            )
+            # One after the other: together, a request would need a place in the queue for each
+            # model, and a service that lets few wait would refuse it for ever.
+            answers = [await service.backend.score(model, crops) for model in chosen]
         except BusyError:
             raise busy() from None
         rows = [

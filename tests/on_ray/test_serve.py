@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,15 +147,20 @@ def test_models_are_exchanged_without_dropping_a_request(client, service, cohort
             seen.append(client.score([picture])[0]["model"])
 
     before = client.models()[0]["id"]
+    def until(happens):
+        give_up = time.monotonic() + 60
+        while not happens() and time.monotonic() < give_up:
+            time.sleep(0.1)
+        if not happens():
+            stop.set()
+            raise AssertionError("not within a minute")
+
     with ThreadPoolExecutor(2) as pool:  # as many as the service lets in at a time
         tasks = [pool.submit(ask) for _ in range(2)]
-        while not seen:
-            stop.wait(0.1)
+        until(lambda: seen)
         catalogue.write(settings.places.models, [str(tmp_path / "new"), str(tmp_path / "other")])
-        while client.models()[0]["id"] == before:
-            stop.wait(0.2)
-        while seen[-1] == before:
-            stop.wait(0.1)
+        until(lambda: client.models()[0]["id"] != before)
+        until(lambda: seen[-1] != before)
         stop.set()
         for task in tasks:
             task.result()  # raises where a request failed
