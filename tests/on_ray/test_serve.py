@@ -131,7 +131,6 @@ def test_overload_is_refused_with_a_time_to_come_back_and_nothing_taken_is_lost(
         assert all(len(task.result()) == 1 for task in asked)
 
 
-@pytest.mark.slow
 def test_models_are_exchanged_without_dropping_a_request(client, service, cohort, tmp_path):
     settings, _, _ = service
     (old,) = settings.checkpoints
