@@ -146,6 +146,7 @@ def test_models_are_exchanged_without_dropping_a_request(client, service, cohort
             seen.append(client.score([picture])[0]["model"])
 
     before = client.models()[0]["id"]
+
     def until(happens):
         give_up = time.monotonic() + 60
         while not happens() and time.monotonic() < give_up:
