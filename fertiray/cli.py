@@ -305,12 +305,21 @@ def score(
     local: Local = False,
     resume: Resume = True,
     verdict_on: VerdictBasis = "prevalence",
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive/--no-adaptive", help="Stop a patient once the verdict is decided."
+        ),
+    ] = False,
+    alpha: Annotated[float, typer.Option(help="Adaptive: chance of a verdict too high.")] = 0.01,
+    beta: Annotated[float, typer.Option(help="Adaptive: chance of a verdict too low.")] = 0.01,
     note: Annotated[list[str] | None, typer.Option(help="A caution for the report.")] = None,
     address: Address = None,
     json: Json = False,
 ) -> None:
     """Score every crop of a store, patient by patient, and write the report."""
     from fertiray.pipeline import chooser, runner, session
+    from fertiray.scoring.adaptive import Adaptive
     from fertiray.scoring.run import score as run_score
     from fertiray.scoring.shards import ScoringJob
 
@@ -322,6 +331,7 @@ def score(
             workers=workers or cores(),
             resume=resume,
             verdict_on=verdict_on,
+            adaptive=Adaptive(alpha, beta) if adaptive else None,
             notes=note or [],
             progress=progress,
             session=session(local=local, address=address),

@@ -80,7 +80,10 @@ _LIST = (
         "",
         "1 for each process that executes networks in this way.",
         {
-            "engine": ("auto", "eager", "bf16", "compile", "openvino-bf16", "openvino-fp32"),
+            "engine": (
+                *("auto", "eager", "bf16", "compile"),
+                *("openvino-bf16", "openvino-mixed", "openvino-fp32"),
+            ),
             "device": ("cpu", "cuda"),
         },
     ),

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import numpy as np
 
+SHARES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 REFUSED = (429, 503)  # with a time to come back: overload, not an error
 
 
@@ -69,6 +70,30 @@ def capacity(endpoint: Endpoint, seconds: float, *, together: int = 16) -> float
         together: clients.
     """
     return asyncio.run(_saturate(endpoint, seconds, together))
+
+
+def sweep(
+    endpoint: Endpoint, most: float, seconds: float, shares: Sequence[float] = SHARES
+) -> list[dict[str, Any]]:
+    """:func:`open_loop` at several shares of what the endpoint answers at most, ascending."""
+    return [
+        open_loop(endpoint, share * most, seconds, seed=place) for place, share in enumerate(shares)
+    ]
+
+
+def held(points: Sequence[Mapping[str, Any]], p99_ms: float) -> float | None:
+    """The largest load that is answered whole with a p99 within a bound; None where none is.
+
+    Args:
+        points: of :func:`sweep`.
+        p99_ms: the bound.
+    """
+    good = [
+        point["answered_per_s"]
+        for point in points
+        if point["answered"] == point["requests"] and point["p99_ms"] <= p99_ms
+    ]
+    return max(good, default=None)
 
 
 async def _saturate(endpoint: Endpoint, seconds: float, together: int) -> float:

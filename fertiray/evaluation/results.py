@@ -15,6 +15,15 @@ from typing import Any
 
 from fertiray import config, provenance, storage
 from fertiray.errors import InputError
+from fertiray.evaluation.bench_tables import (
+    adaptive_table,
+    measures_table,
+    memory_table,
+    models_bench_table,
+    pipeline_table,
+    scale_table,
+    serve_table,
+)
 from fertiray.evaluation.tables import crossval_table, day_table, markdown
 from fertiray.models.describe import models_table
 from fertiray.papers.reported import reported
@@ -235,4 +244,18 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "hushem": crossval_table,
     "smids": crossval_table,
     "hungvuong": day_table,
+    "bench_models": models_bench_table,
+    "bench_models_cuda": models_bench_table,
+    "bench_memory": memory_table,
+    "bench_memory_cuda": memory_table,
+    "bench_pipeline": pipeline_table,
+    "bench_serve": serve_table,
+    "bench_scale": scale_table,
+    "bench_adaptive": adaptive_table,
+    "bench_train": lambda result: measures_table(
+        result, ("plain_step_ms", "ray_step_ms", "overhead")
+    ),
+    "bench_tune": lambda result: measures_table(
+        result, ("ratio_to_plain", "ratio_to_torch_trainer", "work_s")
+    ),
 }

@@ -14,31 +14,36 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import os
+import signal
 import socket
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import torch
 from ray import serve
 
+import fertiray
 from fertiray import checkpoint, provenance
-from fertiray.bench.load import Endpoint, capacity, open_loop
+from fertiray.bench import material
+from fertiray.bench.load import Endpoint, capacity, held, open_loop, sweep
 from fertiray.client import Client
-from fertiray.data import crops
-from fertiray.data.images import decode, image_digest
-from fertiray.data.synthetic import synth_crops
+from fertiray.errors import InputError
 from fertiray.models.registry import build_model
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.score import choose_on_ray, score_on_ray
 from fertiray.on_ray.serve import APP, build
 from fertiray.papers import PAPERS
+from fertiray.scoring.engine import torch_device
 from fertiray.scoring.run import score
 from fertiray.scoring.scorer import Scorer
 from fertiray.scoring.shards import ScoringJob
@@ -46,9 +51,8 @@ from fertiray.serving import tokens
 from fertiray.serving.settings import Settings
 
 CLASSES = ("unbound", "bound")
-DRAWN = 512  # different crops; a store repeats them
-PATIENTS = 8
 CLINIC = "bench"
+START_S = 120  # in which a peer must answer
 
 
 def bench_serve(
@@ -60,6 +64,7 @@ def bench_serve(
     workers: int,
     engine: str = "auto",
     device: str = "auto",
+    litserve: str | None = None,
 ) -> dict[str, Any]:
     """Measures a service on a Ray of this machine, with random weights and drawn crops.
 
@@ -71,6 +76,7 @@ def bench_serve(
         workers: of both.
         engine: of both; interactive requests run the reference with ``auto``.
         device: torch device.
+        litserve: the Python interpreter of an environment with LitServe, to measure it too.
 
     Returns:
         ``rate``, ``score_rate`` (crops a second from start to report, median of the rounds) and
@@ -78,8 +84,9 @@ def bench_serve(
         whose crops come as a zip; ``batch1_ms``; ``p50_ms``, ``p95_ms``, ``p99_ms`` and ``errors``
         at half load, ``p99_over_batch1``, and all of ``half_load``, ``half_load_with_bulk`` and
         ``overload``; ``capacity_per_s``, whose half is half load: what the endpoint answers when
-        asked without a pause, at most what one network can do one by one; ``peers``; what was
-        measured, ``command``, ``machine``, ``versions``.
+        asked without a pause, at most what one network can do one by one; ``sweep``, loads up to
+        that; ``peers`` (``litserve``: ``capacity_per_s``, ``sweep``, and by bound of the p99
+        what each of the two holds); what was measured, ``command``, ``machine``, ``versions``.
     """
     with (
         tempfile.TemporaryDirectory(prefix="fertiray-bench-") as name,
@@ -87,8 +94,8 @@ def bench_serve(
     ):
         folder = Path(name)
         network = _network(folder / model, model)
-        images = _images(folder / "drawn")
-        store = _store(folder / "store", images, crops)
+        images = material.drawn(folder / "drawn")
+        store = material.store(folder / "store", images, crops)
         batch1 = _batch1_ms(network, images, device)
         settings = Settings(
             str(folder / "state"),
@@ -112,12 +119,18 @@ def bench_serve(
             with _busy(client, store):
                 beside = open_loop(endpoint, most / 2, seconds, seed=1)
             overload = open_loop(endpoint, 3 * most, min(seconds, 10), seed=2)
-    ours, theirs = ([pair[side]["rate"] for pair in taken] for side in (1, 0))
+            points = sweep(endpoint, capacity(endpoint, min(seconds, 10)), min(seconds, 15))
+        peers = {}
+        if litserve is not None:
+            with _litserve(litserve, network, torch_device(device)) as url:
+                theirs = Endpoint(f"{url}/predict", endpoint.headers, endpoint.body)
+                peers["litserve"] = _beside(theirs, points, batch1, seconds)
+    jobs, scores = ([pair[side]["rate"] for pair in taken] for side in (1, 0))
     phases = [[pair[side]["scoring"] for pair in taken] for side in (1, 0)]
     return {
-        "rate": _median(ours),
-        "score_rate": _median(theirs),
-        "ratio_to_score": round(_median(ours) / _median(theirs), 3),
+        "rate": _median(jobs),
+        "score_rate": _median(scores),
+        "ratio_to_score": round(_median(jobs) / _median(scores), 3),
         "scoring_phase": {
             "rate": _median(phases[0]),
             "score_rate": _median(phases[1]),
@@ -132,7 +145,8 @@ def bench_serve(
         "half_load": half,
         "half_load_with_bulk": beside,
         "overload": overload,
-        "peers": {},
+        "sweep": points,
+        "peers": peers,
         "model": model,
         "crops": crops,
         "workers": workers,
@@ -173,28 +187,6 @@ def _network(folder: Path, model: str) -> str:
     return str(folder)
 
 
-def _images(folder: Path) -> list[bytes]:
-    synth_crops(folder, patients=1, crops=DRAWN, seed=0)
-    return [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
-
-
-def _store(folder: Path, images: Sequence[bytes], count: int) -> str:
-    contents = [image_digest(decode(image)) for image in images]
-    with crops.StoreWriter(str(folder)) as writer:
-        for number in range(count):
-            patient, slide = f"P{number * PATIENTS // count}", f"S{number % 2}"
-            content = contents[number % len(images)]
-            writer.add(
-                {
-                    "patient_id": patient,
-                    "slide_id": slide,
-                    "crop_id": crops.crop_id(content, patient, slide, str(number)),
-                    "image": images[number % len(images)],
-                }
-            )
-    return str(folder)
-
-
 def _batch1_ms(network: str, images: Sequence[bytes], device: str) -> float:
     """Median time of the network on one crop in this process, decoding included."""
     scorer = Scorer([network], device=device)
@@ -209,9 +201,7 @@ def _batch1_ms(network: str, images: Sequence[bytes], device: str) -> float:
 @contextmanager
 def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
     token, _ = tokens.add(settings.tokens, CLINIC)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run(build(dataclasses.asdict(settings)), name=APP)
@@ -220,6 +210,12 @@ def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
         yield client, token
     finally:
         serve.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _scored(store: str, network: str, run: Path, settings: Settings) -> dict[str, float]:
@@ -248,7 +244,7 @@ def _uploaded(client: Client, images: Sequence[bytes], folder: Path, count: int)
     """A job whose crops are uploaded in a folder's tar: everything from the first byte counts."""
     tree = folder / "tree"
     for number in range(count):
-        place = tree / f"P{number * PATIENTS // count}" / "S1" / f"{number:06d}.png"
+        place = tree / f"P{number * material.PATIENTS // count}" / "S1" / f"{number:06d}.png"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(images[number % len(images)])
     begin = time.perf_counter()
@@ -270,6 +266,47 @@ def _endpoint(client: Client, token: str, image: bytes) -> Endpoint:
     body = json.dumps({"images": [base64.b64encode(image).decode()]}).encode()
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     return Endpoint(f"{client.url}/v1/score", headers, body)
+
+
+@contextmanager
+def _litserve(python: str, network: str, device: str) -> Iterator[str]:
+    """LitServe with the same network; yields its address."""
+    port = _free_port()
+    call = [python, "-m", "fertiray.bench.peers.lit_api", network, device, str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(fertiray.__file__).parents[1])}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        call, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        give_up = time.monotonic() + START_S
+        while True:
+            with suppress(httpx2.HTTPError):
+                if httpx2.get(f"{url}/health").status_code == 200:
+                    break
+            if process.poll() is not None or time.monotonic() > give_up:
+                raise InputError(f"--litserve {python}: LitServe does not start there")
+            time.sleep(0.5)
+        yield url
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has processes of its own
+        process.wait()
+
+
+def _beside(
+    theirs: Endpoint, ours: Sequence[dict[str, Any]], batch1: float, seconds: float
+) -> dict[str, Any]:
+    """Another service's loads, and what both hold within the same p99."""
+    most = capacity(theirs, min(seconds, 10))
+    points = sweep(theirs, most, min(seconds, 15))
+    bounds = {}
+    for times in (3, 5, 10):
+        one, other = held(ours, times * batch1), held(points, times * batch1)
+        ratio = round(one / other, 2) if one and other else None
+        bounds[f"p99 <= {times} x batch1"] = {"ours": one, "theirs": other, "ratio": ratio}
+    return {"capacity_per_s": round(most, 2), "sweep": points, "held": bounds}
 
 
 @contextmanager

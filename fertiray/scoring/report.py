@@ -127,6 +127,7 @@ def _page(
     gallery = pictures(run)
     agreement = {row["model"]: row for row in cohort_agreement(slides).iter_rows(named=True)}
     names = sorted(patients["patient_id"].unique(), key=_natural)
+    rates = (record.get("config") or {}).get("adaptive")
     by_key = {(row["patient_id"], row["model"]): row for row in patients.iter_rows(named=True)}
     sections = [
         {
@@ -134,7 +135,7 @@ def _page(
             "anchor": f"patient-{place}",
             "rejects": rejects.get(name, []),
             "results": [
-                _result(by_key[name, model.info.name], model, slides, gallery)
+                _result(by_key[name, model.info.name], model, slides, gallery, rates)
                 for model in models.values()
                 if (name, model.info.name) in by_key
             ],
@@ -165,6 +166,7 @@ def _page(
             if entry["where"] == SCORING
         ),
         "n_scored": _heads(patients),
+        "n_skipped": (record.get("counts") or {}).get("skipped", 0),
         "cautions": _absent(set(rejects) - set(names)) + _cautions(patients, models),
         "notes": [str(note) for note in record.get("notes") or []],
         "made": _made(record),
@@ -190,7 +192,13 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _result(row: Row, model: ModelView, slides: pl.DataFrame, gallery: Mapping[Any, Any]) -> Row:
+def _result(
+    row: Row,
+    model: ModelView,
+    slides: pl.DataFrame,
+    gallery: Mapping[Any, Any],
+    rates: Row | None,
+) -> Row:
     info, key = model.info, (row["model"], row["patient_id"])
     own = slides.filter(model=row["model"], patient_id=row["patient_id"])
     highest = max(row["ci_high"] or 0.0, row["prevalence_ci_high"] or 0.0)
@@ -202,6 +210,7 @@ def _result(row: Row, model: ModelView, slides: pl.DataFrame, gallery: Mapping[A
         "text": wording.verdict_text(row, info),
         "second": wording.second_reading(row, info),
         "conflict": wording.conflict_text(row),
+        "skipped": wording.skipped_text(row, rates),
         "slides_text": wording.slides_text(row),
         "disagree": row["slide_p"] is not None and row["slide_p"] < wording.DISAGREE,
         "slides": own.sort("slide_id").to_dicts(),

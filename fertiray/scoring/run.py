@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Protocol
@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 from fertiray import checkpoint, config, provenance, storage, telemetry, work
 from fertiray.data.crops import RowGroup, iter_batches, row_groups
 from fertiray.errors import CountsError, InputError
+from fertiray.scoring.adaptive import Adaptive
 from fertiray.scoring.aggregate import VerdictOn, aggregate_run, write_tables
 from fertiray.scoring.engine import AUTO, PROBE_CROPS, Choice, choose_engines
 from fertiray.scoring.quality import write_quality
 from fertiray.scoring.report import write_report
+from fertiray.scoring.rounds import Rounds, read_counts, read_layout, with_skipped
 from fertiray.scoring.scorer import unique_names
 from fertiray.scoring.shards import ScoringJob, ShardResult, done_shards, peak_rss_mb, shard_name
 from fertiray.scoring.timeline import TIMELINE, write_timeline
@@ -53,6 +55,7 @@ def score(
     workers: int,
     resume: bool = True,
     verdict_on: VerdictOn = "prevalence",
+    adaptive: Adaptive | None = None,
     notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     session: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -69,6 +72,8 @@ def score(
         workers: threads or actors.
         resume: go on with a run of the same configuration; False starts it anew.
         verdict_on: see :func:`fertiray.scoring.aggregate.aggregate`.
+        adaptive: error rates at which a patient's remaining crops are skipped once the verdict is
+            decided, see :mod:`fertiray.scoring.adaptive`; None scores every crop.
         notes: warnings that the report shows in a prominent place.
         progress: called with crops done and crops in all.
         session: entered once the input is known to be usable, left when all is written: a
@@ -80,7 +85,7 @@ def score(
 
     Raises:
         InputError: an unusable store or checkpoint, or a run folder of another configuration.
-        CountsError: rows in are not scored plus rejected.
+        CountsError: rows in are not scored plus rejected plus skipped.
     """
     started, clock = provenance.now(), time.perf_counter()
     metas = [checkpoint.read_meta(folder) for folder in job.checkpoints]
@@ -88,10 +93,14 @@ def score(
     models = {meta.name: ModelInfo.from_meta(asdict(meta)) for meta in metas}
     groups = row_groups(job.store)
     rows_in = sum(group.rows for group in groups)
-    _prepare(job, metas, groups, resume=resume)
+    follows = {**asdict(adaptive), "verdict_on": verdict_on} if adaptive else None
+    _prepare(job, metas, groups, follows, resume=resume)
+    rounds = None
+    if adaptive is not None:
+        layout = read_layout(job.store, groups)
+        rounds = Rounds(layout, list(models.values()), adaptive, verdict_on)
     done = done_shards(job.out)
-    todo = [group for group in groups if shard_name(group) not in done]
-    finished = rows_in - sum(group.rows for group in todo)
+    finished = sum(group.rows for group in groups if shard_name(group) in done)
     results: list[tuple[float, ShardResult]] = []
     fresh = 0
 
@@ -99,9 +108,10 @@ def score(
         nonlocal fresh
         results.append((time.time(), result))
         fresh += result.scored + result.rejected
-        _tell(result, rows_in - finished - fresh)
+        wanted = rows_in - (sum(rounds.skipped.values()) if rounds else 0)
+        _tell(result, wanted - finished - fresh)
         if progress is not None:
-            progress(finished + fresh, rows_in)
+            progress(finished + fresh, wanted)
 
     if progress is not None:
         progress(finished, rows_in)
@@ -109,18 +119,37 @@ def score(
         choices = _engines(job, groups, choose)
         job = replace(job, engines=tuple(choice["engine"] for choice in choices))
         begun = time.perf_counter()
-        runner(job, todo, workers, report)
+
+        def take(numbers: Iterable[int]) -> None:
+            todo = [groups[n] for n in numbers if shard_name(groups[n]) not in done]
+            if todo:
+                runner(job, todo, workers, report)
+
+        if rounds is None:
+            take(range(len(groups)))
+        else:
+            while numbers := rounds.next():
+                take(numbers)
+                for n in numbers:
+                    rounds.add(n, read_counts(job.out, shard_name(groups[n]), models))
         scoring_s = time.perf_counter() - begun
         write_timeline(job.out, results)
-        counts = reconcile(job.out, groups, len(metas))
+        counts = reconcile(job.out, groups, len(metas), rounds.looked_at if rounds else None)
         tables = aggregate_run(job.out, models, verdict_on=verdict_on)
+        if rounds is not None:
+            tables = with_skipped(tables, rounds.skipped)
         write_tables(job.out, tables)
         drift = write_quality(job.out, metas, tables.patients)
         seconds = time.perf_counter() - clock
         rate = round(fresh / scoring_s, 1) if fresh else None
         record = {
             "command": provenance.command(),
-            "config": {**asdict(job), "workers": workers, "verdict_on": verdict_on},
+            "config": {
+                **asdict(job),
+                "workers": workers,
+                "verdict_on": verdict_on,
+                **({"adaptive": asdict(adaptive)} if adaptive else {}),
+            },
             "models": [_model_record(meta) for meta in metas],
             "counts": counts,
             "timings": {
@@ -145,9 +174,7 @@ def score(
         _write_json(storage.join(job.out, "run.json"), record)
         page = write_report(job.out)
     return {
-        "rows_in": counts["rows_in"],
-        "scored": counts["scored"],
-        "rejected": counts["rejected"],
+        **counts,
         "patients": tables.patients["patient_id"].n_unique(),
         "seconds": round(seconds, 3),
         "crops_per_s": rate,
@@ -196,6 +223,7 @@ def _prepare(
     job: ScoringJob,
     metas: Sequence[checkpoint.Meta],
     groups: Sequence[RowGroup],
+    adaptive: dict[str, Any] | None,
     *,
     resume: bool,
 ) -> None:
@@ -204,6 +232,7 @@ def _prepare(
         "store": config.digest([asdict(group) for group in groups]),
         "models": {meta.name: config.digest(meta) for meta in metas},
         "engine": job.engine,
+        "adaptive scoring": adaptive,
     }
     place = storage.join(job.out, PLAN)
     if not resume:
@@ -223,17 +252,34 @@ def _prepare(
         _write_json(place, plan)
 
 
-def reconcile(out: str, groups: Sequence[RowGroup], models: int) -> dict[str, int]:
-    """Counts what is on disk: ``rows_in``, ``scored`` and ``rejected``.
+def reconcile(
+    out: str, groups: Sequence[RowGroup], models: int, looked_at: Set[int] | None = None
+) -> dict[str, int]:
+    """Counts what is on disk: ``rows_in``, ``scored``, ``rejected``, adaptively ``skipped`` too.
+
+    Args:
+        out: run folder.
+        groups: all row groups of the store.
+        models: how many scored them.
+        looked_at: numbers of those that were to be scored, where not all were.
 
     Raises:
-        CountsError: a shard whose rows in are not scored plus rejected; the message names it.
+        CountsError: a shard whose rows in are not scored plus rejected, or one that was skipped and
+            has scores; the message names it.
     """
-    scored = rejected = 0
-    for group in groups:
+    scored = rejected = skipped = 0
+    for number, group in enumerate(groups):
         shard = shard_name(group)
         own = _rows(storage.join(out, "scores", f"{shard}.parquet"))
         lost = _rows(storage.join(out, "rejects", f"{shard}.parquet"))
+        if looked_at is not None and number not in looked_at:
+            if own or lost:
+                raise CountsError(
+                    f"{out}: shard {shard} was to be skipped, but has {own} score rows and {lost}"
+                    " rejects; run again with --no-resume"
+                )
+            skipped += group.rows
+            continue
         if own != models * (group.rows - lost):
             raise CountsError(
                 f"{out}: shard {shard} has {group.rows} rows in, but {own} score rows of"
@@ -241,7 +287,8 @@ def reconcile(out: str, groups: Sequence[RowGroup], models: int) -> dict[str, in
             )
         scored += own // models
         rejected += lost
-    return {"rows_in": scored + rejected, "scored": scored, "rejected": rejected}
+    counts = {"rows_in": scored + rejected + skipped, "scored": scored, "rejected": rejected}
+    return counts if looked_at is None else {**counts, "skipped": skipped}
 
 
 def _rows(place: str) -> int:

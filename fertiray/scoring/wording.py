@@ -171,6 +171,19 @@ def second_reading(row: Row, model: ModelInfo) -> str:
     return ""
 
 
+def skipped_text(row: Row, rates: Row | None) -> str:
+    """That scoring this patient stopped early, and what that means; else an empty text."""
+    if not rates or not row["n_skipped"]:
+        return ""
+    error = 100 * max(rates["alpha"], rates["beta"])
+    return (
+        f"Scoring stopped early: {number(row['n_skipped'])} of this patient's heads were not looked"
+        f" at, because those looked at had decided the verdict. Scoring all of them would change"
+        f" it in at most {error:g} of 100 patients, where the heads of a slide come in random"
+        " order. The intervals are those of the heads scored and do not allow for stopping early."
+    )
+
+
 def slides_text(row: Row) -> str:
     """Whether the patient's slides agree."""
     slides = row["n_slides"]

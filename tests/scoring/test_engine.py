@@ -19,7 +19,7 @@ from fertiray.scoring import engine
 from fertiray.scoring.engine import EAGER, choose, compare, use
 
 GREY = Preprocessing(32, "grey", mean=(0.5,), std=(0.5,))
-WAYS = ["bf16", "openvino-fp32", "openvino-bf16"]
+WAYS = ["bf16", "openvino-fp32", "openvino-mixed", "openvino-bf16"]
 
 
 def needs(way):
@@ -56,6 +56,24 @@ def test_every_way_says_what_eager_says(way, views):
     assert np.allclose(found.ood, reference.ood, rtol=0.05 if near > 0.01 else 1e-3)
     if views != "one":
         assert np.allclose(found.spread["class"], reference.spread["class"], atol=near)
+
+
+def test_what_is_not_sure_is_done_again_exactly():
+    sure, calls = torch.tensor([0.99, 0.5, 0.9499, 0.95]), []
+
+    def quick(crops):
+        p = sure[: len(crops)]
+        return {"views/class": torch.stack([p, 1 - p], 1)[None], "seen/x": torch.zeros(4, 1)}
+
+    def exact(crops):
+        calls.append(crops.flatten().tolist())
+        n = len(crops)
+        return {"views/class": torch.full((1, n, 2), 0.25), "seen/x": torch.ones(n, 1)}
+
+    found = engine._mixed(quick, exact)(torch.arange(4)[:, None])
+    assert calls == [[1, 2]]
+    assert found["views/class"][0, :, 0].tolist() == pytest.approx([0.99, 0.25, 0.25, 0.95])
+    assert found["seen/x"][:, 0].tolist() == [0, 1, 1, 0]
 
 
 def test_openvino_tells_nobody(tmp_path):
