@@ -134,15 +134,17 @@ def render(name: str, folder: Path = FOLDER) -> str:
     """
     if name == "models":
         return models_table() + "\n"
-    if name not in RENDERERS:
+    study = name.startswith("tune_")
+    if name not in RENDERERS and not study:
         raise InputError(
-            f"results: {name}: unknown table; there are models, {', '.join(RENDERERS)}"
+            f"results: {name}: unknown table; there are models, tune_PAPER_GRID,"
+            f" {', '.join(RENDERERS)}"
         )
     place = folder / f"{name}.json"
     if not place.is_file():
         raise InputError(f"{place}: no such result; make it with the command in README.md")
     content = json.loads(place.read_text())
-    text = RENDERERS[name](content["result"])
+    text = _study(content["result"]) if study else RENDERERS[name](content["result"])
     if "origin" in content:
         return f"{text}\n{_made(content['origin'])}\n"
     lines = [f"- {row['name']}: {_made(row['origin'])}\n" for row in content["result"]["rows"]]
@@ -234,6 +236,16 @@ def _real_smear(result: dict[str, Any]) -> str:
         f" {operating['sensitivity']:.3f} of {operating['n_positive']}, specificity"
         f" {operating['specificity']:.3f} of {operating['n_negative']}.\n\n"
         + markdown(columns, rows)
+    )
+
+
+def _study(result: dict[str, Any]) -> str:
+    """A study of ``fertiray tune``: its own table, and how it was made."""
+    how = result["protocol"]
+    settings = ", ".join(how["settings"]) or "the paper's settings"
+    return (
+        f"{result['table']}\n\n{how['images']} images, {how['folds']} folds, repeats:"
+        f" {how['repeats']}; {settings}.\n"
     )
 
 
