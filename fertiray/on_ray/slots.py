@@ -189,7 +189,7 @@ def settle(slots: Slots) -> None:
     # Arrays of the object store are read-only, and nobody writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "60"  # for a stopped trial to leave its epoch
-    # What the trial before has freed goes back to the system: glibc kept 500 MB of a small network's.
+    # What the trial before has freed goes back to the system: glibc kept 500 MB of it.
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
