@@ -68,8 +68,14 @@ def capacity(endpoint: Endpoint, seconds: float, *, together: int = 16) -> float
         endpoint: what is asked.
         seconds: for which they ask.
         together: clients.
+
+    Raises:
+        RuntimeError: it answers nothing.
     """
-    return asyncio.run(_saturate(endpoint, seconds, together))
+    found = asyncio.run(_saturate(endpoint, seconds, together))
+    if found == 0:
+        raise RuntimeError(f"{endpoint.url} answered none of the requests")
+    return found
 
 
 def sweep(

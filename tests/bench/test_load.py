@@ -59,6 +59,8 @@ def test_nobody_there_is_an_error_and_no_latency():
     found = open_loop(Endpoint("http://127.0.0.1:9/", {}, b""), 20, 0.5)
     assert found["errors"] == found["requests"] > 0
     assert found["p99_ms"] is None
+    with pytest.raises(RuntimeError, match="answered none"):
+        capacity(Endpoint("http://127.0.0.1:9/", {}, b""), 0.2)
 
 
 def test_capacity(endpoint):

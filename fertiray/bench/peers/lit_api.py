@@ -3,7 +3,7 @@
 ``POST /predict`` takes what ``POST /v1/score`` takes: ``{"images": [base64]}`` of one crop.
 """
 
-from __future__ import annotations
+# No postponed annotations: LitServe reads that of a request.
 
 import base64
 import sys
