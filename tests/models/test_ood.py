@@ -1,6 +1,5 @@
 """The detector against scikit-learn and hand computations, on networks and on real stains."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +110,11 @@ def test_tasks_keep_their_names():
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("frame", ["as_is", "head"])
-def test_another_stain_and_another_set_are_told_from_hushem(frame):
+def test_another_stain_and_another_set_are_told_from_hushem(frame, real_data):
     """ImageNet's EfficientNet-Lite0 as it is; the measured areas are 1.00 in all cases."""
-    data = os.environ["FERTIRAY_DATA"]
     preprocessing = Preprocessing(size=96, mean=(0.5,) * 3, std=(0.5,) * 3)
     known = ("Normal", "Tapered", "Pyriform", "Amorphous")
-    hushem = load_labelled(f"{data}/hushem", preprocessing, known, frame=frame)
+    hushem = load_labelled(f"{real_data}/hushem", preprocessing, known, frame=frame)
     model = build_model("efficientnet_lite0", 4, in_channels=3, size=96, args={})
     held_out = np.arange(len(hushem.names)) % 4 == 0
     summaries = summarise(model, preprocessing, hushem.images[~held_out])
@@ -130,7 +128,7 @@ def test_another_stain_and_another_set_are_told_from_hushem(frame):
     # Red and blue change places: purple turns blue.
     others = [scores(hushem.images[held_out][..., ::-1])]
     if frame == "as_is":
-        files = sorted(Path(data, "smids", "Non-Sperm").iterdir())[:60]
+        files = sorted(Path(real_data, "smids", "Non-Sperm").iterdir())[:60]
         patches = [decode(file.read_bytes(), limits=CROP) for file in files]
         others.append(scores(np.stack([resize_crop(patch, preprocessing) for patch in patches])))
     for other in others:
