@@ -43,6 +43,9 @@ Config = Annotated[
     typer.Option(help="A whole recipe as JSON, such as tune's best.json, in place of the paper's."),
 ]
 Device = Annotated[str, typer.Option(help="torch device.")]
+Engine = Annotated[
+    str, typer.Option(help="How the networks are executed; auto measures and checks.")
+]
 
 
 def cores() -> int:

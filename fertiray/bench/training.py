@@ -171,11 +171,12 @@ class Table:
         self._server = socket.create_server(("127.0.0.1", 0))
         self._server.settimeout(1.0)
         self._seats: dict[str, tuple[socket.socket, TextIO]] = {}
+        self._greetings: dict[str, dict[str, Any]] = {}
         self.address: Address = self._server.getsockname()
         self.key = secrets.token_hex(16)
 
     def seat(self, side: str, check: Callable[[], None]) -> dict[str, Any]:
-        """Waits for a side.
+        """Waits for a side; the other one may come before it and keeps its seat.
 
         Args:
             side: ``plain`` or ``ray``.
@@ -188,7 +189,7 @@ class Table:
             TimeoutError: it did not come.
         """
         give_up = time.monotonic() + START_S
-        while True:
+        while side not in self._greetings:
             check()
             try:
                 connection, _ = self._server.accept()
@@ -199,10 +200,12 @@ class Table:
             connection.settimeout(STEP_S)
             file = connection.makefile("r")
             greeting: dict[str, Any] = json.loads(file.readline())
-            if hmac.compare_digest(greeting["key"], self.key) and greeting["side"] == side:
-                self._seats[side] = (connection, file)
-                return greeting
-            connection.close()
+            if hmac.compare_digest(greeting["key"], self.key):
+                self._seats[greeting["side"]] = (connection, file)
+                self._greetings[greeting["side"]] = greeting
+            else:
+                connection.close()
+        return self._greetings[side]
 
     def follow(self) -> Measured:
         """Lets both sides take turns to the end.

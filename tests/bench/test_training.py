@@ -64,6 +64,19 @@ def test_medians_and_their_ratio():
     assert found["n"] == 3
 
 
+def test_who_comes_first_is_no_matter():
+    table = Table()
+    early = Turns(table.address, table.key, RAY)
+    late = Turns(table.address, table.key, PLAIN)
+    assert table.seat(PLAIN, nothing)["side"] == PLAIN
+    assert table.seat(RAY, nothing)["side"] == RAY
+    early.end()
+    late.end()
+    measured = table.follow()
+    assert measured.steps == {PLAIN: [], RAY: []}
+    table.close()
+
+
 def test_a_stranger_gets_no_seat():
     table = Table()
     stranger = Turns(table.address, "0" * 32, PLAIN)

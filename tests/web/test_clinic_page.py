@@ -4,7 +4,9 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 import pytest
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENTS, CROPS = 3, 40
+T = TypeVar("T")
 
 
 class Page:
@@ -37,15 +40,34 @@ class Page:
     def all(self, selector: str):
         return self.driver.find_elements("css selector", selector)
 
-    def seen(self, selector: str, seconds: float = 30):
+    def until(self, condition: Callable[[], T], what: str, seconds: float = 60) -> T:
+        """What ``condition`` returns, once it holds; the page may redraw itself in between."""
+        from selenium.common.exceptions import (
+            NoSuchElementException,
+            StaleElementReferenceException,
+            TimeoutException,
+        )
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        redrawn = (NoSuchElementException, StaleElementReferenceException)
+        wait = WebDriverWait(self.driver, seconds, 0.05, ignored_exceptions=redrawn)
+        try:
+            return wait.until(lambda _: condition())
+        except TimeoutException:
+            page = self.find("main").text
+            raise AssertionError(f"{what} never came; the page says: {page}") from None
+
+    def seen(self, selector: str):
         """The element, once it is visible."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            found = [element for element in self.all(selector) if element.is_displayed()]
-            if found:
-                return found[0]
-            time.sleep(0.05)
-        raise AssertionError(f"{selector} never showed; the page says: {self.find('main').text}")
+
+        def visible():
+            return next((each for each in self.all(selector) if each.is_displayed()), None)
+
+        return self.until(visible, selector)
+
+    def text(self, selector: str) -> str:
+        """What the element says, once it is visible."""
+        return self.until(lambda: self.seen(selector).text, selector)
 
     def sign_in(self, token: str) -> None:
         self.seen("#token").send_keys(token)
@@ -111,9 +133,9 @@ def page(tmp_path_factory, zona_checkpoint):
 def test_from_sign_in_to_the_report(page, cohort):
     page.driver.get(page.url)
     page.sign_in("frt_000000000000_wrong")
-    assert "not valid" in page.seen("#problem").text
+    assert "not valid" in page.text("#problem")
     page.sign_in(page.token)
-    assert page.seen("#no-jobs").text == "None yet."
+    assert page.text("#no-jobs") == "None yet."
 
     page.find("#folder").send_keys(str(cohort))
     page.seen("#start")
@@ -126,8 +148,8 @@ def test_from_sign_in_to_the_report(page, cohort):
     label.send_keys("Week 7 <b>")
     page.find("#start").click()
 
-    assert page.seen("#job-title").text == "Week 7 <b>"
-    page.seen("table.patients tbody tr", 60)
+    assert page.text("#job-title") == "Week 7 <b>"
+    page.seen("table.patients tbody tr")
     assert "done" in page.find("#job-state").text
     (run,) = (page.folder / "state" / "jobs").glob("*/run/*")
     known = pl.read_parquet(run / "patients.parquet").to_dicts()
@@ -145,17 +167,14 @@ def test_from_sign_in_to_the_report(page, cohort):
     check_accessibility(page)
 
     page.find("#get-html").click()
-    deadline = time.monotonic() + 60
-    while not (page.folder / "report.html").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    page.until((page.folder / "report.html").exists, "the report")
     report = (page.folder / "report.html").read_text()
     assert all(row["patient_id"] in report for row in known)
 
 
 def test_a_patient_with_pictures_and_heatmaps(page):
     page.find("table.patients tbody tr:nth-child(2) a").click()
-    assert page.seen("#patient h1").text == "P002"
+    assert page.text("#patient h1") == "P002"
     assert "P002" not in page.driver.current_url  # no patient identifier in an address
     text = page.find("#patient").text
     for part in ("95% interval", "Classes", "unbound", "Slides", "Surest: bound", "Least sure"):
@@ -172,19 +191,13 @@ def test_a_patient_with_pictures_and_heatmaps(page):
     assert page.driver.execute_script(wide, "zoom-heat") == 64  # the network's own size
     before = page.find("#zoom-heat").get_attribute("src")
     page.find("#method option[value='saliency']").click()
-    deadline = time.monotonic() + 60
-    while page.find("#zoom-heat").get_attribute("src") == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    page.until(lambda: page.find("#zoom-heat").get_attribute("src") != before, "the other map")
     check_accessibility(page)
     page.find("#zoom-close").send_keys("\ue00c")  # Escape
     assert not page.find("#zoom").is_displayed()
     page.driver.execute_script("scrollTo(0, 0)")
     page.find(".pager a:last-child").click()
-    deadline = time.monotonic() + 60
-    while page.find("#patient h1").text != "P003":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    page.until(lambda: page.find("#patient h1").text == "P003", "the next patient")
 
 
 def test_a_dropped_archive_and_a_dropped_folder(page, cohort, tmp_path):
@@ -202,7 +215,7 @@ def test_a_dropped_archive_and_a_dropped_folder(page, cohort, tmp_path):
     assert page.find("#preview tbody").text == f"Monday {PATIENTS * CROPS}"
     page.find("#layout option[value='1']").click()
     page.find("#start").click()
-    page.seen("table.patients tbody tr", 60)
+    page.seen("table.patients tbody tr")
     assert len(page.all("table.patients tbody tr")) == PATIENTS
 
     page.find("#job-delete").click()
@@ -224,7 +237,7 @@ def test_an_unusable_archive_says_why(page, tmp_path):
     bad.write_bytes(b"PK\3\4" + bytes(100))
     page.find("#archive").send_keys(str(bad))
     page.seen("#start").click()
-    message = page.seen("#job-message", 30).text
+    message = page.text("#job-message")
     assert message == "the zip has no end, so a part of it is missing; send it again"
     page.find("#sign-out").click()
     page.seen("#token")
