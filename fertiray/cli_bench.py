@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Address, Json, Record, Workers, cores
+from fertiray.cli_options import Address, Device, Engine, Json, Record, Workers, cores
 from fertiray.console import Result, show
+from fertiray.evaluation import bench_tables, results
+
+MEASURES = ("measure", "value")
 
 app = typer.Typer(help="Benchmarks: ceilings and ratios, one run.", no_args_is_help=True)
 
@@ -17,6 +21,22 @@ app = typer.Typer(help="Benchmarks: ceilings and ratios, one run.", no_args_is_h
 @app.callback()
 def bench() -> None:
     """Benchmarks: ceilings and ratios, one run."""
+
+
+def _finish(
+    name: str,
+    values: dict[str, Any],
+    columns: Sequence[str],
+    rows: list[list[str]],
+    *,
+    record: bool,
+    json: bool,
+    seed: int = 0,
+) -> None:
+    """Writes the result of record, where it is asked for, and prints it."""
+    if record:
+        results.record(f"bench_{name}", values, seed=seed, data_digest="drawn")
+    show(Result(values, console.table(*columns, rows=rows)), as_json=json)
 
 
 @app.command("train")
@@ -30,18 +50,14 @@ def bench_train(
     json: Json = False,
 ) -> None:
     """Measure what Ray Train adds to a training step, step by step beside the plain loop."""
-    from fertiray.evaluation import results
     from fertiray.on_ray.bench_train import bench_train as run_bench
 
     with console.stdout_kept_clean():
         values = run_bench(
             model=model, size=size, batch_size=batch_size, steps=steps, address=address
         )
-        if record:
-            results.record("bench_train", values, seed=0, data_digest="drawn")
-    shown = ("plain_step_ms", "ray_step_ms", "overhead")
-    rows = [[name, f"{values[name]:.4g}"] for name in shown]
-    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+    rows = bench_tables.measures(values, ("plain_step_ms", "ray_step_ms", "overhead"))
+    _finish("train", values, MEASURES, rows, record=record, json=json)
 
 
 @app.command("tune")
@@ -59,7 +75,6 @@ def bench_tune(
     json: Json = False,
 ) -> None:
     """Measure trials an hour, beside a plain loop and beside a TorchTrainer for each trial."""
-    from fertiray.evaluation import results
     from fertiray.on_ray.bench_tune import bench_tune as run_bench
 
     with console.stdout_kept_clean():
@@ -70,17 +85,13 @@ def bench_tune(
             concurrent=concurrent,
             address=address,
         )
-        if record:
-            results.record("bench_tune", values, seed=0, data_digest="drawn")
     rows = [
         [f"{name}, trials an hour", f"{values[name]['trials_per_hour']:.0f}"]
         for name in ("plain_loop", "ours", "torch_trainer")
     ]
-    rows += [
-        [name, f"{values[name]:.3g}"]
-        for name in ("work_s", "ratio_to_plain", "ratio_to_torch_trainer")
-    ]
-    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+    ratios = ("work_s", "ratio_to_plain", "ratio_to_torch_trainer")
+    rows += bench_tables.measures(values, ratios)
+    _finish("tune", values, MEASURES, rows, record=record, json=json)
 
 
 @app.command("serve")
@@ -90,8 +101,8 @@ def bench_serve(
     seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="Score and job take turns.")] = 2,
     workers: Workers = None,
-    engine: Annotated[str, typer.Option(help="How the networks are executed.")] = "auto",
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    engine: Engine = "auto",
+    device: Device = "auto",
     litserve: Annotated[
         str | None, typer.Option(help="Python of an environment with LitServe: measure it too.")
     ] = None,
@@ -99,7 +110,6 @@ def bench_serve(
     json: Json = False,
 ) -> None:
     """Measure the HTTP endpoint: jobs beside `fertiray score`, and what a single request waits."""
-    from fertiray.evaluation import results
     from fertiray.on_ray.bench_serve import bench_serve as run_bench
 
     with console.stdout_kept_clean():
@@ -113,11 +123,8 @@ def bench_serve(
             device=device,
             litserve=litserve,
         )
-        if record:
-            results.record("bench_serve", values, seed=0, data_digest="drawn")
-    shown = ("rate", "score_rate", "ratio_to_score", "batch1_ms", "p50_ms", "p95_ms", "p99_ms")
-    rows = [[name, f"{values[name]:.4g}"] for name in (*shown, "p99_over_batch1", "errors")]
-    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+    rows = bench_tables.measures(values, bench_tables.SERVE_MEASURES)
+    _finish("serve", values, MEASURES, rows, record=record, json=json)
 
 
 @app.command("models")
@@ -130,7 +137,7 @@ def bench_models(
         list[str] | None,
         typer.Option(help="Beside eager; repeat; by default all that this device has."),
     ] = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    device: Device = "auto",
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement.")] = 5,
     threads: Annotated[
         int | None, typer.Option(min=1, help="On the CPU; by default one a core.")
@@ -143,16 +150,17 @@ def bench_models(
 ) -> None:
     """Measure every network in every engine: latency, throughput and share of the GEMM peak."""
     from fertiray.bench import memory, models
-    from fertiray.evaluation import bench_tables, results
     from fertiray.scoring.engine import torch_device
 
     device = torch_device(device)
     with console.stdout_kept_clean():
         if training_memory:
-            name, columns, cells = "memory", bench_tables.MEMORY_COLUMNS, bench_tables.memory_cells
+            name, columns = "memory", bench_tables.MEMORY_COLUMNS
+            cells_of = bench_tables.memory_cells
             rows = memory.training_memory(device)
         else:
-            name, columns, cells = "models", bench_tables.COLUMNS, bench_tables.model_cells
+            name, columns = "models", bench_tables.COLUMNS
+            cells_of = bench_tables.model_cells
             with console.progress("models", "networks") as report:
                 rows = models.bench_models(
                     *(model or models.MEASURED, engine or (), device),
@@ -160,10 +168,9 @@ def bench_models(
                     threads=threads or cores(),
                     report=report,
                 )
-        if record:
-            place = f"bench_{name}" + ("_cuda" if device.startswith("cuda") else "")
-            results.record(place, {"rows": rows}, seed=0, data_digest="drawn")
-    show(Result(rows, console.table(*columns, rows=[cells(row) for row in rows])), as_json=json)
+    name += "_cuda" if device.startswith("cuda") else ""
+    cells = [cells_of(row) for row in rows]
+    _finish(name, {"rows": rows}, columns, cells, record=record, json=json)
 
 
 @app.command("pipeline")
@@ -174,8 +181,8 @@ def bench_pipeline(
     crops: Annotated[int, typer.Option(min=1024, help="Crops of a run.")] = 20480,
     rounds: Annotated[int, typer.Option(min=1, help="Ceiling and runs take turns.")] = 3,
     workers: Workers = None,
-    engine: Annotated[str, typer.Option(help="How the network is executed.")] = "auto",
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    engine: Engine = "auto",
+    device: Device = "auto",
     local: Annotated[bool, typer.Option("--local", help="Without Ray.")] = False,
     peers: Annotated[bool, typer.Option("--peers", help="Beside what others would use.")] = False,
     peer_crops: Annotated[int, typer.Option(min=320, help="Crops that the peers score.")] = 4800,
@@ -188,7 +195,6 @@ def bench_pipeline(
     """Measure bulk scoring against the machine's ceiling, and against what others would use."""
     from fertiray.bench.pipeline import bench_pipeline as run_bench
     from fertiray.bench.pipeline import interpreters
-    from fertiray.evaluation import results
 
     on_ray = None
     if not local:
@@ -211,12 +217,9 @@ def bench_pipeline(
             on_ray=on_ray,
             say=console.notices.print,
         )
-        if record:
-            results.record("bench_pipeline", values, seed=0, data_digest="drawn")
-    shown = ("ceiling", "local_rate", "local_ratio", "rate", "ratio", "start_s")
-    rows = [[name, f"{values[name]:.4g}"] for name in shown]
+    rows = bench_tables.measures(values, bench_tables.PIPELINE_MEASURES)
     rows += [[f"x {name}", f"{peer['speedup']}"] for name, peer in values["peers"].items()]
-    show(Result(values, console.table("measure", "value", rows=rows)), as_json=json)
+    _finish("pipeline", values, MEASURES, rows, record=record, json=json)
 
 
 @app.command("adaptive")
@@ -231,31 +234,14 @@ def bench_adaptive(
 ) -> None:
     """Simulate what adaptive scoring saves, and how often its verdict is not that of all crops."""
     from fertiray.bench.adaptive import bench_adaptive as run_bench
-    from fertiray.evaluation import results
     from fertiray.scoring.adaptive import Adaptive
 
     rates = Adaptive(alpha, beta)
     with console.progress("simulating", "patients") as progress:
         values = run_bench(rates, cohorts=cohorts, crops=crops, seed=seed, progress=progress)
-    if record:
-        results.record("bench_adaptive", values, seed=seed, data_digest="drawn")
-    columns = (
-        *("verdict on", "crops come", "not scored (95% CI)"),
-        *("verdict not that of all crops", "the same, men close to the boundary"),
-    )
-    rows = [
-        [
-            point["verdict_on"],
-            point["order"],
-            "{:.1%} ({:.1%} to {:.1%})".format(point["saved"], *point["saved_ci"]),
-            *(
-                "{:.2%} ({:.2%} to {:.2%})".format(own["differs"], *own["differs_ci"])
-                for own in (point, point["close"])
-            ),
-        ]
-        for point in values["points"]
-    ]
-    show(Result(values, console.table(*columns, rows=rows)), as_json=json)
+    rows = [bench_tables.adaptive_cells(point) for point in values["points"]]
+    columns = bench_tables.ADAPTIVE_COLUMNS
+    _finish("adaptive", values, columns, rows, record=record, json=json, seed=seed)
 
 
 @app.command("scale")
@@ -265,8 +251,8 @@ def bench_scale(
     checkpoint: Annotated[str | None, typer.Option(help="A checkpoint instead.")] = None,
     most: Annotated[int, typer.Option(min=1000, help="Crops of the largest store.")] = 100_000,
     workers: Workers = None,
-    engine: Annotated[str, typer.Option(help="How the network is executed.")] = "auto",
-    device: Annotated[str, typer.Option(help="torch device.")] = "auto",
+    engine: Engine = "auto",
+    device: Device = "auto",
     local: Annotated[bool, typer.Option("--local", help="Without Ray.")] = False,
     gpu_rate: Annotated[
         float | None, typer.Option(help="Simulation: crops a second of one GPU.")
@@ -281,7 +267,6 @@ def bench_scale(
     from fertiray.bench.scale import bench_scale as run_bench
     from fertiray.bench.scale import scale_figure
     from fertiray.bench.simulation import simulation_figure
-    from fertiray.evaluation import results
     from fertiray.evaluation.figures.look import save
     from fertiray.scoring.shards import score_locally
 
@@ -307,10 +292,8 @@ def bench_scale(
             model_rate=gpu_rate,
             say=console.notices.print,
         )
-        if record:
-            results.record("bench_scale", values, seed=0, data_digest="drawn")
         if figures is not None:
             save(scale_figure(values["points"]), str(figures), "scale")
             save(simulation_figure(values["simulation"]), str(figures), "simulation")
     rows = [[str(point[key]) for key in values["points"][0]] for point in values["points"]]
-    show(Result(values, console.table(*values["points"][0], rows=rows)), as_json=json)
+    _finish("scale", values, [*values["points"][0]], rows, record=record, json=json)

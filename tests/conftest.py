@@ -75,6 +75,34 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store of 3 patients with 400 crops each, six corrupt, in 28 shards, some of two patients.
+
+    Half the heads of the first patient are bound, 1 in 20 of the second's, 2 in 5 of the third's.
+    """
+    import itertools
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from fertiray.data.crops import SCHEMA, iter_batches, row_groups
+    from fertiray.data.ingest import ingest
+    from fertiray.data.synthetic import synth_crops
+
+    folder = tmp_path_factory.mktemp("cohort") / "data"
+    synth_crops(folder, patients=3, crops=400, seed=5, fractions=(0.5, 0.05, 0.4))
+    for path in sorted(folder.rglob("*.png"))[::200]:
+        path.write_bytes(b"junk")
+    whole, small = (tmp_path_factory.mktemp("store") / name for name in ("whole", "small"))
+    ingest(str(folder), str(whole))
+    batches = (iter_batches(str(whole), group) for group in row_groups(str(whole)))
+    table = pa.Table.from_batches(itertools.chain.from_iterable(batches), SCHEMA)
+    small.mkdir()
+    pq.write_table(table, small / "part-00000.parquet", row_group_size=43)
+    return str(small)
+
+
+@pytest.fixture(scope="session")
 def zona_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The paper's small CNN, trained for a moment on a synthetic cohort."""
     from fertiray import config

@@ -21,7 +21,6 @@ long they take to start is taken out by difference: of a long and a short pass i
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -38,9 +37,9 @@ import numpy as np
 import polars as pl
 import torch
 
-import fertiray
 from fertiray import checkpoint, provenance
 from fertiray.bench import material
+from fertiray.bench.peers import environment
 from fertiray.data.images import CROP, decode
 from fertiray.errors import InputError
 from fertiray.models.preprocess import resize_crop
@@ -94,10 +93,11 @@ def bench_pipeline(
         ``agreement`` with our labels, ``version``); ``peak_rss_mb``, ``engine``, ``tried``,
         ``rounds``, ``command``, ``machine``, ``versions``.
     """
-    with tempfile.TemporaryDirectory(prefix="fertiray-bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="fertiray-bench-") as place:
+        folder = Path(place)
         images = material.drawn(folder / "drawn")
         network = given or material.network(folder / "network", model, size=size)
+        name = checkpoint.read_meta(network).name if given else model
         (choice,) = choose_engines([network], engine, device, images)
         say(f"engine {choice.engine}; tried: {_tried(choice)}")
         store = material.store(folder / "store", images, crops)
@@ -117,12 +117,12 @@ def bench_pipeline(
                     say(f"{way}: {part[way]['rate']:.0f} crops/s")
                 measured.append(part)
         few = material.store(folder / "few", images, peer_crops)
-        ours = _labels(folder / "local", few, network, choice.engine, device)
+        ours = _labels(folder / "labels", few, network, choice.engine, device)
         others = {}
         for peer, python in (peers or {}).items():
             others[peer] = _peer(peer, python, few, network, peer_crops, ours, device)
             say(f"{peer}: {others[peer]['rate'] or others[peer]['why']}")
-    return _summary(measured, others, choice, workers, crops, model if given is None else given)
+    return {"model": name, **_summary(measured, others, choice, workers, crops)}
 
 
 def ceiling(
@@ -210,9 +210,8 @@ def timed_run(
     }
 
 
-def _labels(out: Path, store: str, network: str, engine: str, device: str) -> list[str]:
+def _labels(folder: Path, store: str, network: str, engine: str, device: str) -> list[str]:
     """Our labels of a store's crops, in its order, by the engine of the runs."""
-    folder = out.with_name("labels")
     job = ScoringJob(store, (network,), str(folder), device, engine)
     score(job, score_locally, workers=1)
     table = pl.concat(pl.read_parquet(p) for p in sorted((folder / "scores").iterdir()))
@@ -230,9 +229,9 @@ def _peer(
 ) -> dict[str, Any]:
     """What another program does with the same crops, or why it could not be asked."""
     call = [python, "-m", PEERS[peer], store, network, str(crops), torch_device(device)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(fertiray.__file__).parents[1])}
+    limits: dict[str, Any] = {"env": environment(), "timeout": PEER_S}
     try:
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=PEER_S)
+        done = subprocess.run(call, capture_output=True, text=True, **limits)
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"rate": None, "why": str(error)}
     if done.returncode:
@@ -249,7 +248,6 @@ def _summary(
     choice: Choice,
     workers: int,
     crops: int,
-    model: str,
 ) -> dict[str, Any]:
     def middle(values: Sequence[float]) -> float:
         return round(statistics.median(values), 3)
@@ -282,7 +280,6 @@ def _summary(
         "engine": choice.engine,
         "tried": list(choice.tried),
         "rounds": [dict(part) for part in measured],
-        "model": model,
         "crops": crops,
         "workers": workers,
         "command": provenance.command(),

@@ -2,8 +2,9 @@
 
 Two things must stay flat from ten thousand crops to a hundred thousand: the time of a crop, because
 nothing in a run may look at all crops at once, and the memory of a worker, because it holds one
-batch. Start-up is a cost of the run, not of the crop, and is shown apart. More workers than cores
-cannot help: the time of two is at best half of one's.
+batch (without Ray workers are threads, and the memory is that of the whole process, which also
+made the stores). Start-up is a cost of the run, not of the crop, and is shown apart. More workers
+than cores cannot help: the time of two is at best half of one's.
 
 What a hundred clinics would need is simulated (:mod:`fertiray.bench.simulation`) from the rates
 measured here.
@@ -19,7 +20,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fertiray import provenance
+from fertiray import checkpoint, provenance
 from fertiray.bench import material
 from fertiray.bench.pipeline import ceiling, timed_run
 from fertiray.bench.simulation import Cluster, simulate
@@ -66,10 +67,11 @@ def bench_scale(
         largest store beside the first of at least 10,000 crops (None where there is none);
         ``stages``; ``simulation``; ``engine``, ``command``, ``machine``, ``versions``.
     """
-    with tempfile.TemporaryDirectory(prefix="fertiray-bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="fertiray-bench-") as place:
+        folder = Path(place)
         images = material.drawn(folder / "drawn")
         network = given or material.network(folder / "network", model, size=size)
+        name = checkpoint.read_meta(network).name if given else model
         (choice,) = choose_engines([network], engine, device, images)
         stages = ceiling(network, images, choice.engine, device, workers[-1])
         points = []
@@ -99,7 +101,7 @@ def bench_scale(
         **growth([point for point in points if point["workers"] == workers[-1]]),
         "stages": stages,
         "simulation": simulate(cluster),
-        "model": model if given is None else given,
+        "model": name,
         "engine": choice.engine,
         "command": provenance.command(),
         "machine": provenance.machine(),

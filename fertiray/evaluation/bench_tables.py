@@ -12,6 +12,15 @@ COLUMNS: tuple[str, ...] = (
     *("one image, ms: mean ± sd (min to max)", "share of GEMM peak", "paper"),
 )
 MEMORY_COLUMNS: tuple[str, ...] = ("passes", "backward", "kept, MB an image", "peak of a step, MB")
+ADAPTIVE_COLUMNS: tuple[str, ...] = (
+    *("verdict on", "crops come in", "not scored (95% CI)"),
+    *("verdict not that of all crops", "the same, men near a boundary"),
+)
+PIPELINE_MEASURES = ("ceiling", "local_rate", "local_ratio", "rate", "ratio", "start_s")
+SERVE_MEASURES = (
+    *("rate", "score_rate", "ratio_to_score", "batch1_ms", "capacity_per_s"),
+    *("p50_ms", "p95_ms", "p99_ms", "p99_over_batch1", "errors"),
+)
 
 
 def model_cells(row: dict[str, Any]) -> list[str]:
@@ -89,16 +98,20 @@ def memory_table(result: dict[str, Any]) -> str:
     return markdown(list(MEMORY_COLUMNS), [memory_cells(row) for row in result["rows"]])
 
 
-def measures_table(result: dict[str, Any], shown: Sequence[str]) -> str:
-    """Markdown of a result's plain numbers.
+def measures(result: dict[str, Any], shown: Sequence[str]) -> list[list[str]]:
+    """Name and value of a result's plain numbers.
 
     Args:
         result: of a benchmark.
         shown: its fields, in this order; one that is None or missing is left out.
     """
     found = [(name, result.get(name)) for name in shown]
-    rows = [[name.replace("_", " "), f"{value:.4g}"] for name, value in found if value is not None]
-    return markdown(["measure", "value"], rows)
+    return [[name.replace("_", " "), f"{value:.4g}"] for name, value in found if value is not None]
+
+
+def measures_table(result: dict[str, Any], shown: Sequence[str]) -> str:
+    """Markdown of :func:`measures`."""
+    return markdown(["measure", "value"], measures(result, shown))
 
 
 def pipeline_table(result: dict[str, Any]) -> str:
@@ -162,13 +175,7 @@ def scale_table(result: dict[str, Any]) -> str:
 
 def serve_table(result: dict[str, Any]) -> str:
     """Markdown of a result of ``bench serve``."""
-    table = measures_table(
-        result,
-        (
-            *("rate", "score_rate", "ratio_to_score", "batch1_ms", "capacity_per_s"),
-            *("p50_ms", "p95_ms", "p99_ms", "p99_over_batch1", "errors"),
-        ),
-    )
+    table = measures_table(result, SERVE_MEASURES)
     for name, peer in result["peers"].items():
         rows = [
             [bound, *("–" if held[k] is None else f"{held[k]:.3g}" for k in ("ours", "theirs"))]
@@ -178,21 +185,26 @@ def serve_table(result: dict[str, Any]) -> str:
     return table
 
 
+def adaptive_cells(point: dict[str, Any]) -> list[str]:
+    """The cells of :data:`ADAPTIVE_COLUMNS`.
+
+    Args:
+        point: of :func:`fertiray.bench.adaptive.bench_adaptive`.
+    """
+    return [
+        point["verdict_on"],
+        point["order"],
+        "{:.1%} ({:.1%} to {:.1%})".format(point["saved"], *point["saved_ci"]),
+        *(f"{own['differs_n']} of {own['patients']}" for own in (point, point["close"])),
+    ]
+
+
 def adaptive_table(result: dict[str, Any]) -> str:
     """Markdown of a result of ``bench adaptive``."""
-    columns = ["verdict on", "crops come in", "not scored (95% CI)"]
-    columns += ["verdict not that of all crops", "the same, men near a boundary"]
-    rows = [
-        [
-            point["verdict_on"],
-            point["order"],
-            f"{point['saved']:.1%} ({point['saved_ci'][0]:.1%} to {point['saved_ci'][1]:.1%})",
-            *(f"{own['differs_n']} of {own['patients']}" for own in (point, point["close"])),
-        ]
-        for point in result["points"]
-    ]
+    rows = [adaptive_cells(point) for point in result["points"]]
     rates = result["rates"]
+    table = markdown(list(ADAPTIVE_COLUMNS), rows)
     return (
-        f"{markdown(columns, rows)}\nSimulated: {result['cohorts']} cohorts of 117 men with"
+        f"{table}\nSimulated: {result['cohorts']} cohorts of 117 men with"
         f" {result['crops']} crops each, alpha {rates['alpha']:g}, beta {rates['beta']:g}.\n"
     )

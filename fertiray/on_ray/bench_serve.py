@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from ray import serve
 
-import fertiray
 from fertiray import checkpoint, provenance
 from fertiray.bench import material
 from fertiray.bench.load import Endpoint, capacity, held, open_loop, sweep
+from fertiray.bench.peers import environment
 from fertiray.client import Client
 from fertiray.errors import InputError
 from fertiray.models.registry import build_model
@@ -273,10 +273,9 @@ def _litserve(python: str, network: str, device: str) -> Iterator[str]:
     """LitServe with the same network; yields its address."""
     port = _free_port()
     call = [python, "-m", "fertiray.bench.peers.lit_api", network, device, str(port)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(fertiray.__file__).parents[1])}
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(
-        call, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+        call, env=environment(), stdout=quiet, stderr=quiet, start_new_session=True
     )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -26,7 +26,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 INTERRUPTED = 130  # exit code of a command that was stopped with Ctrl-C
 STOP_S = 30  # seconds that a job may take to end
 AGENT_S = 60  # seconds that a new cluster may take until it accepts jobs
-PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split", "--config", "--held-out")
+PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split", "--config", "--held-out", "--figures")
 PATH_SETTINGS = ("initial", "teacher")  # --set KEY=CHECKPOINT
 PATHS_FIRST = ("score", "run", "evaluate")  # commands whose plain arguments are paths
 

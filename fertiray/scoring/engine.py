@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fertiray import checkpoint
 from fertiray.data.images import CROP, ImageError, decode
 from fertiray.errors import InputError
-from fertiray.models.predict import VIEWS, Execute, Predictor, autocast
+from fertiray.models.predict import VIEWS, Execute, Predictor, autocast, call
 from fertiray.models.preprocess import resize_crop
 
 EAGER, AUTO = "eager", "auto"
@@ -49,7 +49,7 @@ class Gate:
     """What a faster way must keep, against the reference on the same crops.
 
     Attributes:
-        agreement: least share of crops with the same most probable class.
+        agreement: least share of crops that are called the same class.
         difference: largest difference of a probability, but for ``beyond`` of the crops.
         beyond: share of crops that may differ more.
         fraction: largest difference of the share of crops in any class.
@@ -153,17 +153,32 @@ def choose_engines(
 
 
 def _chosen(folder: str, device: str, images: Sequence[NDArray[np.uint8]]) -> Choice:
-    preprocessing = checkpoint.read_meta(folder).preprocessing
-    crops = np.stack([resize_crop(image, preprocessing) for image in images])
-    return choose(lambda: checkpoint.load_predictor(folder, device=device)[0], crops)
+    meta = checkpoint.read_meta(folder)
+    crops = np.stack([resize_crop(image, meta.preprocessing) for image in images])
+    positive, threshold = meta.classes.index(meta.positive), meta.operating.threshold
+
+    def calls(values: Tensor) -> Tensor:
+        return torch.from_numpy(call(values.numpy(), positive, threshold))
+
+    return choose(lambda: checkpoint.load_predictor(folder, device=device)[0], crops, calls)
 
 
-def choose(make: Callable[[], Predictor], crops: NDArray[np.uint8]) -> Choice:
+def most_probable(values: Tensor) -> Tensor:
+    """N x K probabilities to N classes, for networks that have no operating threshold."""
+    return values.argmax(1)
+
+
+def choose(
+    make: Callable[[], Predictor],
+    crops: NDArray[np.uint8],
+    calls: Callable[[Tensor], Tensor] = most_probable,
+) -> Choice:
     """Times every way on the same crops and takes the fastest that passes the gate.
 
     Args:
         make: gives a predictor of the network, each time a new one.
         crops: N x H x W x 3 uint8 RGB at the network's size.
+        calls: N x K probabilities to the N classes that scoring calls.
     """
     reference = make()
     begin, parts = time.perf_counter(), []
@@ -188,19 +203,24 @@ def choose(make: Callable[[], Predictor], crops: NDArray[np.uint8]) -> Choice:
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             tried.append({"engine": engine, "passed": False, "why": why})
             continue
-        differences = compare(expected, found)
+        differences = compare(expected, found, calls)
         timed = {"engine": engine, "crops_per_s": round(rate, 2)}
         tried.append({**timed, **differences, **_verdict(differences)})
     passed = [row for row in tried if row["passed"]]
     return Choice(max(passed, key=lambda row: float(row["crops_per_s"]))["engine"], tuple(tried))
 
 
-def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
+def compare(
+    expected: dict[str, Tensor],
+    found: dict[str, Tensor],
+    calls: Callable[[Tensor], Tensor] = most_probable,
+) -> dict[str, float]:
     """How far two ways differ, the worst of all tasks.
 
     Args:
         expected: N x K_t probabilities by task.
         found: the same of the other way.
+        calls: N x K probabilities to N classes.
 
     Returns:
         ``agreement``; ``beyond``, the share of crops with a difference above the gate's;
@@ -208,7 +228,7 @@ def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, 
     """
     rows = []
     for task, values in expected.items():
-        called, other = values.argmax(1), found[task].argmax(1)
+        called, other = calls(values), calls(found[task])
         # A value that is not a number differs by more than any bound.
         gaps = (values - found[task]).abs().amax(1).nan_to_num(nan=torch.inf)
         k = values.shape[1]

@@ -47,6 +47,7 @@ def test_the_ceiling_is_said_first_and_follows_from_the_stages(measured):
     assert values["ceiling"] == pytest.approx(2 / (1 / decode + 1 / preprocess + 2 / model), 1e-3)
     assert values["ratio"] == pytest.approx(values["local_rate"] / values["ceiling"], abs=2e-3)
     assert json.loads(json.dumps(values))["engine"] == "eager"
+    assert values["model"] == "zona"  # a name, never a path of this machine
 
 
 def test_a_peer_gives_the_same_labels_or_says_why_not(measured):

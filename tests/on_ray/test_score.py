@@ -7,6 +7,7 @@ from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import InputError
 from fertiray.on_ray.score import score_on_ray
+from fertiray.scoring.adaptive import Adaptive
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
 
@@ -46,6 +47,25 @@ def test_one_and_three_actors_and_one_process_give_identical_rows(store, zona_ch
         local = rows(tmp_path / "local", part)
         assert rows(tmp_path / "one", part).equals(local)
         assert rows(tmp_path / "three", part).equals(local)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_adaptive_scoring_takes_the_same_shards_on_ray(many_shards, zona_checkpoint, tmp_path):
+    settings = {"adaptive": Adaptive(0.05, 0.05), "verdict_on": "fraction"}
+    results = {}
+    for name, runner, workers in (("local", score_locally, 1), ("ray", score_on_ray, 2)):
+        job = ScoringJob(many_shards, (zona_checkpoint,), str(tmp_path / name), engine="eager")
+        results[name] = score(job, runner, workers=workers, **settings)
+    counts = [
+        tuple(found[key] for key in ("rows_in", "scored", "rejected", "skipped"))
+        for found in results.values()
+    ]
+    assert counts[0] == counts[1]
+    assert counts[0][3] > 400  # so that there is something to agree on
+    for part in ("scores", "rejects"):
+        assert rows(tmp_path / "ray", part).equals(rows(tmp_path / "local", part))
+    local, ray = (pl.read_parquet(tmp_path / name / "patients.parquet") for name in results)
+    assert ray.equals(local)
 
 
 @pytest.mark.usefixtures("ray_cluster")

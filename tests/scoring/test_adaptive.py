@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy.stats import betabinom, binom, hypergeom
 
 from fertiray.bench.adaptive import ACCURACY, MODEL, ORDERS, bench_adaptive
-from fertiray.data.crops import SCHEMA, iter_batches, row_groups
-from fertiray.data.ingest import ingest
-from fertiray.data.synthetic import synth_crops
+from fertiray.data.crops import row_groups
 from fertiray.errors import CountsError, InputError
 from fertiray.evaluation.intervals import Accuracy
 from fertiray.scoring.adaptive import PRIOR, Adaptive, _Slide, settled, total_limits, verdicts
@@ -200,34 +196,14 @@ def test_the_bench_saves_most_crops_and_errs_as_rarely_as_stated():
     assert ACCURACY.youden == pytest.approx(0.936)  # 97.6 + 96.0 - 100, the paper's
 
 
-PATIENTS, CROPS, CORRUPT, ROWS = 3, 400, 6, 40
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> str:
-    """1,200 crops in 30 row groups, some shared by two patients; six crops are corrupt."""
-    folder = tmp_path_factory.mktemp("cohort") / "data"
-    synth_crops(folder, patients=PATIENTS, crops=CROPS, seed=5, fractions=(0.5, 0.05, 0.4))
-    for path in sorted(folder.rglob("*.png"))[:: PATIENTS * CROPS // CORRUPT][:CORRUPT]:
-        path.write_bytes(b"junk")
-    whole, small = (str(tmp_path_factory.mktemp("store") / name) for name in ("whole", "small"))
-    ingest(str(folder), whole)
-    table = pa.Table.from_batches(
-        itertools.chain.from_iterable(iter_batches(whole, group) for group in row_groups(whole)),
-        SCHEMA,
-    )
-    Path(small).mkdir()
-    pq.write_table(table, f"{small}/part-00000.parquet", row_group_size=ROWS + 3)
-    return small
-
-
+PATIENTS, CROPS = 3, 400  # of many_shards
 RATES = Adaptive(0.05, 0.05)
 
 
 @pytest.fixture(scope="module")
-def adaptive(store, zona_checkpoint, tmp_path_factory) -> tuple[Path, dict]:
+def adaptive(many_shards, zona_checkpoint, tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("run") / "adaptive"
-    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
+    job = ScoringJob(many_shards, (zona_checkpoint,), str(out), engine="eager")
     return out, score(job, score_locally, workers=2, adaptive=RATES, verdict_on="fraction")
 
 
@@ -255,12 +231,12 @@ def test_rows_in_are_scored_plus_rejected_plus_skipped(adaptive):
     assert "n_skipped" in (out / "patients.csv").read_text()
 
 
-def test_off_scores_everything_as_before(store, zona_checkpoint, adaptive, tmp_path):
-    job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / "off"), engine="eager")
+def test_off_scores_everything_as_before(many_shards, zona_checkpoint, adaptive, tmp_path):
+    job = ScoringJob(many_shards, (zona_checkpoint,), str(tmp_path / "off"), engine="eager")
     result = score(job, score_locally, workers=2, verdict_on="fraction")
     assert "skipped" not in result
-    plain = ScoringJob(store, (zona_checkpoint,), str(tmp_path / "plain"), engine="eager")
-    score_locally(plain, row_groups(store), 1, lambda result: None)
+    plain = ScoringJob(many_shards, (zona_checkpoint,), str(tmp_path / "plain"), engine="eager")
+    score_locally(plain, row_groups(many_shards), 1, lambda result: None)
     files = sorted(path.name for path in (tmp_path / "plain" / "scores").iterdir())
     assert len(files) == 28
     for part, name in itertools.product(("scores", "rejects"), files):
@@ -282,8 +258,10 @@ class PowerCutError(RuntimeError):
 
 
 @pytest.mark.parametrize("after", [2, 5])
-def test_a_resumed_run_takes_the_same_shards(adaptive, store, zona_checkpoint, tmp_path, after):
-    job = ScoringJob(store, (zona_checkpoint,), str(tmp_path / "cut"), engine="eager")
+def test_a_resumed_run_takes_the_same_shards(
+    adaptive, many_shards, zona_checkpoint, tmp_path, after
+):
+    job = ScoringJob(many_shards, (zona_checkpoint,), str(tmp_path / "cut"), engine="eager")
     done = 0
 
     def cut(job, groups, workers, report):
@@ -320,11 +298,11 @@ def test_a_resumed_run_takes_the_same_shards(adaptive, store, zona_checkpoint, t
 
 
 def test_another_rate_is_refused_and_a_stray_shard_is_noticed(
-    adaptive, store, zona_checkpoint, tmp_path
+    adaptive, many_shards, zona_checkpoint, tmp_path
 ):
     out = tmp_path / "run"
     shutil.copytree(adaptive[0], out)
-    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
+    job = ScoringJob(many_shards, (zona_checkpoint,), str(out), engine="eager")
     for other in (None, Adaptive(0.2, 0.05)):
         with pytest.raises(InputError, match="another adaptive scoring"):
             score(job, score_locally, workers=1, adaptive=other, verdict_on="fraction")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fertiray import checkpoint
 from fertiray.errors import InputError
 from fertiray.models.ood import fit_detector, summarise
 from fertiray.models.predict import Predictor
@@ -136,6 +137,33 @@ def test_the_gate_by_hand():
     assert differences["fraction_difference"] == pytest.approx(0.1)
     assert not engine._verdict(differences)["passed"]
     assert engine._verdict(compare({"class": expected}, {"class": expected}))["passed"]
+
+
+def test_the_gate_asks_what_scoring_calls(tmp_path, monkeypatch):
+    """A crop on the other side of the operating threshold counts, whichever class is likelier."""
+    expected = torch.tensor([[0.9, 0.1]] * 99 + [[0.701, 0.299]])
+    found = expected.clone()
+    found[99] = torch.tensor([0.699, 0.301])
+    assert engine._verdict(compare({"class": expected}, {"class": found}))["passed"]
+    seen = []
+    monkeypatch.setattr(engine, "choose", lambda make, crops, calls: seen.append(calls))
+    meta = checkpoint.Meta(
+        name="zona",
+        paper="zona_vgg13",
+        model="basic_cnn",
+        task="zona",
+        classes=("unbound", "bound"),
+        positive="bound",
+        preprocessing=GREY,
+        operating=checkpoint.Operating(0.3, 0.9, 0.95, 500, 500),
+        data_digest="drawn",
+    )
+    checkpoint.save(str(tmp_path / "zona"), network(), meta)
+    engine._chosen(str(tmp_path / "zona"), "cpu", pictures(2))
+    (calls,) = seen
+    differences = compare({"class": expected}, {"class": found}, calls)
+    assert differences["agreement"] == pytest.approx(0.99)
+    assert not engine._verdict(differences)["passed"]
 
 
 def test_a_value_that_is_no_number_never_passes():

@@ -8,9 +8,11 @@ faster choice for them too, so that only the way the work is arranged differs.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import nn
 
 from fertiray import checkpoint
 from fertiray.data.images import CROP, decode
+from fertiray.models.predict import call
 from fertiray.models.preprocess import Preprocessing, resize_crop
 
 BATCH = 32
@@ -27,6 +30,11 @@ SHORT = 10  # the short pass has so many times fewer crops
 
 # Number of crops to the labels of as many, in the store's order.
 Pass = Callable[[int], list[str]]
+
+
+def environment() -> dict[str, str]:
+    """Of a peer's process, whose interpreter may be another one: it finds this package."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
 
 
 def pixels(image: bytes, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -52,9 +60,8 @@ class Network:
             logits = self.model(torch.from_numpy(batch).to(self.device))
             values = torch.softmax(logits, 1).cpu().numpy()
         positive = self.meta.classes.index(self.meta.positive)
-        called = values[:, positive] >= self.meta.operating.threshold
-        others = np.where(np.arange(values.shape[1]) == positive, -1, values).argmax(1)
-        return [self.meta.classes[k] for k in np.where(called, positive, others)]
+        called = call(values, positive, self.meta.operating.threshold)
+        return [self.meta.classes[k] for k in called]
 
 
 def main(prepare: Callable[[str, str, str], Pass], version: str) -> None:
