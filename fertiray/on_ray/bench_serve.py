@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -34,6 +33,7 @@ from ray import serve
 
 from fertiray import checkpoint, provenance
 from fertiray.bench import material
+from fertiray.bench.chaos.service import free_port
 from fertiray.bench.load import Endpoint, capacity, held, open_loop, sweep
 from fertiray.bench.peers import environment
 from fertiray.client import Client
@@ -48,6 +48,7 @@ from fertiray.scoring.run import score
 from fertiray.scoring.scorer import Scorer
 from fertiray.scoring.shards import ScoringJob
 from fertiray.serving import tokens
+from fertiray.serving.catalogue import served
 from fertiray.serving.settings import Settings
 
 CLASSES = ("unbound", "bound")
@@ -74,7 +75,7 @@ def bench_serve(
         seconds: of each load.
         rounds: in which ``fertiray score`` and a job take turns.
         workers: of both.
-        engine: of both; interactive requests run the reference with ``auto``.
+        engine: of both; with ``auto``, interactive requests take what the first job settled on.
         device: torch device.
         litserve: the Python interpreter of an environment with LitServe, to measure it too.
 
@@ -96,7 +97,6 @@ def bench_serve(
         network = _network(folder / model, model)
         images = material.drawn(folder / "drawn")
         store = material.store(folder / "store", images, crops)
-        batch1 = _batch1_ms(network, images, device)
         settings = Settings(
             str(folder / "state"),
             str(folder / "tokens.json"),
@@ -112,6 +112,7 @@ def bench_serve(
                 (_scored(store, network, folder / f"run-{n}", settings), _job(client, store))
                 for n in range(rounds)
             ]
+            batch1 = _batch1_ms(network, images, settings)
             upload = _uploaded(client, images, folder, min(crops, 2048))
             endpoint = _endpoint(client, token, images[0])
             most = min(capacity(endpoint, min(seconds, 10)), 1000 / batch1)
@@ -151,6 +152,7 @@ def bench_serve(
         "crops": crops,
         "workers": workers,
         "engine": engine,
+        "interactive_engine": settings.interactive_engine(served(network)),
         "command": provenance.command(),
         "machine": provenance.machine(),
         "versions": provenance.versions(),
@@ -187,9 +189,10 @@ def _network(folder: Path, model: str) -> str:
     return str(folder)
 
 
-def _batch1_ms(network: str, images: Sequence[bytes], device: str) -> float:
-    """Median time of the network on one crop in this process, decoding included."""
-    scorer = Scorer([network], device=device)
+def _batch1_ms(network: str, images: Sequence[bytes], settings: Settings) -> float:
+    """Median time of the network on one crop in this process, as the service executes it."""
+    engine = settings.interactive_engine(served(network))
+    scorer = Scorer([network], device=settings.device, engines=[engine])
     times = []
     for number in range(40):
         begin = time.perf_counter()
@@ -201,7 +204,7 @@ def _batch1_ms(network: str, images: Sequence[bytes], device: str) -> float:
 @contextmanager
 def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
     token, _ = tokens.add(settings.tokens, CLINIC)
-    port = _free_port()
+    port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run(build(dataclasses.asdict(settings)), name=APP)
@@ -210,12 +213,6 @@ def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
         yield client, token
     finally:
         serve.shutdown()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _scored(store: str, network: str, run: Path, settings: Settings) -> dict[str, float]:
@@ -271,7 +268,7 @@ def _endpoint(client: Client, token: str, image: bytes) -> Endpoint:
 @contextmanager
 def _litserve(python: str, network: str, device: str) -> Iterator[str]:
     """LitServe with the same network; yields its address."""
-    port = _free_port()
+    port = free_port()
     call = [python, "-m", "fertiray.bench.peers.lit_api", network, device, str(port)]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(

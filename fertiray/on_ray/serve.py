@@ -43,7 +43,7 @@ from fertiray.serving.address import Address
 from fertiray.serving.api import create_app
 from fertiray.serving.bulk import Workers
 from fertiray.serving.catalogue import Served, served
-from fertiray.serving.interactive import MODELS_HELD, Batcher, BusyError, Networks, Row
+from fertiray.serving.interactive import MODELS_HELD, Batcher, BusyError, EngineOf, Networks, Row
 from fertiray.serving.settings import Settings, prepare, service_of, work_of
 
 APP = "fertiray"
@@ -121,14 +121,21 @@ class Door:
         self._settings, self._scoring, self._jobs = settings, scoring, jobs
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(service_of(self._settings, Replicas(self._scoring)))
+        return create_app(
+            service_of(self._settings, Replicas(self._scoring, self._settings.interactive_engine))
+        )
 
 
 class Replicas:
-    """A :class:`fertiray.serving.interactive.Backend` of replicas."""
+    """A :class:`fertiray.serving.interactive.Backend` of replicas.
 
-    def __init__(self, scoring: DeploymentHandle) -> None:
-        self._scoring = scoring
+    Args:
+        scoring: the replicas.
+        engine_of: how a model's network is executed.
+    """
+
+    def __init__(self, scoring: DeploymentHandle, engine_of: EngineOf) -> None:
+        self._scoring, self._engine_of = scoring, engine_of
 
     async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
         """See Backend."""
@@ -141,10 +148,12 @@ class Replicas:
         return picture
 
     async def _ask(self, method: str, model: Served, *args: Any) -> Any:
-        call = getattr(self._scoring.options(multiplexed_model_id=model.id), method)
+        engine = self._engine_of(model)
+        held = self._scoring.options(multiplexed_model_id=f"{model.id} {engine}")
+        call = getattr(held, method)
         for attempt in range(TRIES):
             try:
-                return await call.remote(model, *args)
+                return await call.remote(model, engine, *args)
             except BackPressureError as error:
                 raise BusyError from error
             except LOST:
@@ -164,22 +173,24 @@ class Scoring:
     def __init__(self, settings: Settings) -> None:
         export_worker()
         threads = max(1, len(os.sched_getaffinity(0)) // settings.scorers)
-        self._networks = Networks(settings.device, settings.interactive_engine, threads)
-        self._known: dict[str, Served] = {}
+        self._networks = Networks(settings.device, threads=threads)
+        self._known: dict[str, tuple[Served, str]] = {}
 
     @serve.multiplexed(max_num_models_per_replica=MODELS_HELD)  # type: ignore[untyped-decorator]
-    async def network(self, model_id: str) -> Batcher:
+    async def network(self, key: str) -> Batcher:
         """A network that is ready; Serve sends requests to a replica that holds theirs."""
-        return await asyncio.to_thread(self._networks.load, self._known[model_id])
+        return await asyncio.to_thread(self._networks.load, *self._known[key])
 
-    async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
+    async def score(self, model: Served, engine: str, crops: Sequence[bytes]) -> list[Row]:
         """Rows of encoded crops."""
-        self._known[model.id] = model
-        batcher: Batcher = await self.network(model.id)
+        key = f"{model.id} {engine}"
+        self._known[key] = model, engine
+        batcher: Batcher = await self.network(key)
         return await batcher(crops)
 
-    async def explain(self, model: Served, crop: bytes, method: str) -> bytes:
-        """A PNG of a crop with its heatmap."""
+    async def explain(self, model: Served, engine: str, crop: bytes, method: str) -> bytes:
+        """A PNG of a crop with its heatmap; always by the reference, which has gradients."""
+        del engine
         return await self._networks.explain(model, crop, method)
 
 

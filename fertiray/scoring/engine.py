@@ -403,6 +403,8 @@ def _mixed(quick: Execute, exact: Execute) -> Execute:
 
 
 def _split(n: int) -> list[tuple[int, int]]:
-    """Starts and lengths of the chunks of a call."""
+    """Starts and lengths of the chunks of a call; a few left over go one by one, not padded."""
     full = SHAPES[-1]
-    return [(start, min(full, n - start)) for start in range(0, n, full)]
+    whole = n if n % full > full // 2 else n - n % full
+    chunks = [(start, min(full, n - start)) for start in range(0, whole, full)]
+    return chunks + [(start, 1) for start in range(whole, n)]

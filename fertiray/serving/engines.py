@@ -1,17 +1,20 @@
-"""How networks are executed in jobs: measured once a model and machine, not once a job."""
+"""How networks are executed: measured once a model and machine, by the first large job."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fertiray import config, provenance, storage
-from fertiray.scoring.engine import AUTO, Choice, torch_device
+from fertiray.scoring.engine import AUTO, EAGER, Choice, torch_device
 from fertiray.scoring.run import Chooser
-from fertiray.serving.catalogue import served
+from fertiray.serving.catalogue import Served, served
 
 
 class Remembered:
@@ -33,10 +36,10 @@ class Remembered:
         if engine != AUTO:
             return self._choose(folders, engine, device, crops)
         with self._lock:
-            known = json.loads(self._file.read_text()) if self._file.exists() else {}
+            known = _known(self._file)
             chosen = []
             for folder in folders:
-                key = _key(folder, device)
+                key = _key(served(folder).id, device)
                 if key in known:
                     choice = Choice(known[key]["engine"], tuple(known[key]["tried"]))
                 else:
@@ -48,7 +51,38 @@ class Remembered:
             return tuple(chosen)
 
 
-def _key(folder: str, device: str) -> str:
+class Settled:
+    """The way that jobs have settled on for a model on this machine; ``eager`` before that.
+
+    Args:
+        file: of :class:`Remembered`; read again when it changes.
+        device: torch device, or ``auto``.
+    """
+
+    def __init__(self, file: Path, device: str) -> None:
+        self._file, self._device = file, device
+        self._written, self._known = 0, dict[str, Any]()
+
+    def __call__(self, model: Served) -> str:
+        """The name of an engine."""
+        with suppress(FileNotFoundError):
+            written = self._file.stat().st_mtime_ns
+            if written != self._written:
+                self._written, self._known = written, _known(self._file)
+        choice = self._known.get(_key(model.id, self._device))
+        return EAGER if choice is None else str(choice["engine"])
+
+
+def _known(file: Path) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return known
+
+
+def _key(model_id: str, device: str) -> str:
     """A model's version on a kind of machine."""
-    machine = config.digest([torch_device(device), provenance.machine(), provenance.versions()])
-    return f"{served(folder).id} on {machine}"
+    return f"{model_id} on {_machine(torch_device(device))}"
+
+
+@cache
+def _machine(device: str) -> str:
+    return config.digest([device, provenance.machine(), provenance.versions()])

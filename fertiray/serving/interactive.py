@@ -24,6 +24,7 @@ MOST_WAITING = 512
 MODELS_HELD = 4
 
 Row = dict[str, Any]
+EngineOf = Callable[[Served], str]
 
 
 class BusyError(Exception):
@@ -119,12 +120,17 @@ class Networks:
 
     Args:
         device: torch device, or ``auto``.
-        engine: how networks are executed; see ``scoring.engine``.
+        engine_of: how a model's network is executed; asked at every request.
         threads: of torch in this process; None leaves them as they are.
     """
 
-    def __init__(self, device: str, engine: str = EAGER, threads: int | None = None) -> None:
-        self._device, self._engine, self._threads = torch_device(device), engine, threads
+    def __init__(
+        self,
+        device: str,
+        engine_of: EngineOf = lambda model: EAGER,
+        threads: int | None = None,
+    ) -> None:
+        self._device, self._engine_of, self._threads = torch_device(device), engine_of, threads
         # One thread: networks that compute at the same time only take the cores from each other.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._batchers: OrderedDict[str, Batcher] = OrderedDict()
@@ -132,28 +138,34 @@ class Networks:
 
     async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
         """See :class:`Backend`."""
-        if model.id not in self._batchers:
+        engine = self._engine_of(model)
+        key = f"{model.id} {engine}"
+        if key not in self._batchers:
             loop = asyncio.get_running_loop()
-            made = await loop.run_in_executor(self._pool, self.load, model)
-            self._batchers.setdefault(model.id, made)
+            made = await loop.run_in_executor(self._pool, self.load, model, engine)
+            self._batchers.setdefault(key, made)
             _trim(self._batchers)
-        self._batchers.move_to_end(model.id)
-        return await self._batchers[model.id](crops)
+        self._batchers.move_to_end(key)
+        return await self._batchers[key](crops)
 
     async def explain(self, model: Served, crop: bytes, method: str) -> bytes:
         """See :class:`Backend`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._explain, model, crop, method)
 
-    def load(self, model: Served) -> Batcher:
+    def load(self, model: Served, engine: str) -> Batcher:
         """A network ready to be called.
+
+        Args:
+            model: whose network it is.
+            engine: how it is executed.
 
         Raises:
             InputError: the checkpoint is not the one that was listed.
         """
         _check(model)
         scorer = Scorer(
-            [model.folder], device=self._device, engines=[self._engine], threads=self._threads
+            [model.folder], device=self._device, engines=[engine], threads=self._threads
         )
         return Batcher(lambda crops: rows(scorer, crops), self._pool)
 

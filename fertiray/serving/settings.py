@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fertiray.errors import InputError
-from fertiray.scoring.engine import AUTO, EAGER
+from fertiray.scoring.engine import AUTO
 from fertiray.scoring.run import Chooser, Runner
 from fertiray.serving import catalogue, tokens
 from fertiray.serving.audit import Audit
 from fertiray.serving.bulk import Work
-from fertiray.serving.engines import Remembered
-from fertiray.serving.interactive import Backend
+from fertiray.serving.engines import Remembered, Settled
+from fertiray.serving.interactive import Backend, EngineOf
 from fertiray.serving.jobs import JobStore
 from fertiray.serving.limits import Limits
 from fertiray.serving.places import Places
@@ -33,8 +33,9 @@ class Settings:
             were served before.
         allowed: by clinic, locations below which its crop stores may lie.
         device: torch device, or ``auto``.
-        engine: how networks are executed (``scoring.engine``). With ``auto``, jobs take the fastest
-            way that passes its gate, and interactive requests the reference.
+        engine: how networks are executed (``scoring.engine``). With ``auto``, the first large
+            job of a model takes the fastest way that passes its gate; later jobs take the same, and
+            so do interactive requests from then on.
         scorers: replicas for interactive requests, at most.
         workers: shards of jobs that are scored at a time.
         jobs_at_once: jobs that are worked on at a time.
@@ -62,9 +63,11 @@ class Settings:
         return Places(Path(self.state).resolve())
 
     @property
-    def interactive_engine(self) -> str:
-        """How networks are executed for interactive requests."""
-        return EAGER if self.engine == AUTO else self.engine
+    def interactive_engine(self) -> EngineOf:
+        """How the network of a model is executed for interactive requests."""
+        if self.engine == AUTO:
+            return Settled(self.places.engines, self.device)
+        return lambda model: self.engine
 
     @property
     def token_file(self) -> str:

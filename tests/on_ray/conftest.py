@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from fertiray.bench.chaos.service import free_port
+
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from fertiray.bench.chaos.service import free_port
 from fertiray.dashboard.grafana import DASHBOARDS
 from fertiray.dashboard.panels import Query
 from fertiray.dashboard.prometheus import Prometheus, Window
@@ -34,12 +34,6 @@ pytestmark = [
 ]
 
 PANELS = [panel for board in DASHBOARDS for panel in board.panels]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from fertiray import checkpoint
+from fertiray.bench.chaos.service import free_port
 from fertiray.client import Client
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
@@ -21,7 +22,6 @@ from fertiray.scoring.shards import ScoringJob, score_locally
 from fertiray.serving import catalogue, tokens
 from fertiray.serving.limits import Limits
 from fertiray.serving.settings import Settings
-from tests.on_ray.conftest import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fertiray.bench.chaos.service import free_port
 from fertiray.client import Client
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import InputError
 from fertiray.serving import tokens
-from tests.on_ray.conftest import free_port
 
 SERVE = str(Path(sys.executable).with_name("serve"))
 FILE = Path(__file__).parents[2] / "jobs" / "serve.yaml"

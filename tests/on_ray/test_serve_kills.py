@@ -1,28 +1,21 @@
 """Killed with -9 at every level while a job runs: replicas, controller, the whole node."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
 from pathlib import Path
 
 import polars as pl
-import psutil
 import pytest
 
+from fertiray.bench.chaos.service import Service
 from fertiray.client import Client
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
-from fertiray.errors import InputError
 from fertiray.scoring.engine import EAGER
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
-from fertiray.serving import tokens
-from tests.on_ray.conftest import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,75 +23,9 @@ COPIES = 12  # of a small cohort: twelve shards
 PATIENTS, CROPS = 2, 512
 
 
-class Service:
-    """``fertiray serve`` as a process of its own."""
-
-    def __init__(self, folder: Path, checkpoint: str) -> None:
-        self.folder, self.checkpoint, self.port = folder, checkpoint, free_port()
-        self.token, _ = tokens.add(folder / "tokens.json", "clinic-a")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def client(self) -> Client:
-        return Client(f"http://127.0.0.1:{self.port}", self.token)
-
-    def start(self) -> None:
-        command = [
-            *(sys.executable, "-m", "fertiray", "serve", "--checkpoint", self.checkpoint),
-            *("--state", str(self.folder / "state"), "--tokens", str(self.folder / "tokens.json")),
-            *("--port", str(self.port), "--workers", "2", "--device", "cpu", "--engine", EAGER),
-        ]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        with (self.folder / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, (self.folder / "serve.log").read_text()[-3000:]
-            try:
-                self.client.models()
-                return
-            except InputError:
-                time.sleep(0.5)
-        raise AssertionError("the service did not start in four minutes")
-
-    def family(self) -> list[psutil.Process]:
-        """This service's processes and no others."""
-        assert self.process is not None
-        head = psutil.Process(self.process.pid)
-        return [head, *head.children(recursive=True)]
-
-    def kill(self, title: str) -> None:
-        """kill -9 of one process with a word in its title."""
-        for process in self.family():
-            try:
-                found = title in " ".join(process.cmdline())
-            except psutil.Error:
-                continue
-            if found:
-                process.send_signal(signal.SIGKILL)
-                return
-        raise AssertionError(f"no process of the service is called {title}")
-
-    def kill_all(self) -> None:
-        """kill -9 of the whole node: driver, Ray's own processes and every replica."""
-        family = self.family()
-        for process in family:
-            try:
-                process.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(family, 30)
-        self.process.wait(30)
-
-    def stop(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(120)
-
-
 @pytest.fixture
 def service(tmp_path, zona_checkpoint):
-    made = Service(tmp_path, zona_checkpoint)
+    made = Service(tmp_path, zona_checkpoint, "--workers", "2")
     made.start()
     yield made
     made.stop()

@@ -1,0 +1,1 @@
+"""``fertiray bench chaos``: what the system promises of faults, tried on purpose and counted."""
