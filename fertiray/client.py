@@ -209,6 +209,10 @@ class Client:
             try:
                 answer = self._http.request(method, path, **options)
             except httpx2.TransportError as error:
+                if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                    raise InputError(
+                        f"{self.url}: {error}; name the certificate's authority (ca, --ca)"
+                    ) from error
                 if last:
                     raise InputError(f"{self.url}: cannot be reached ({error})") from error
             else:

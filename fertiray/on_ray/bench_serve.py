@@ -50,6 +50,7 @@ from fertiray.scoring.shards import ScoringJob
 from fertiray.serving import tokens
 from fertiray.serving.catalogue import served
 from fertiray.serving.settings import Settings
+from fertiray.tuning.trials import untrained
 
 CLASSES = ("unbound", "bound")
 CLINIC = "bench"
@@ -165,19 +166,20 @@ def _median(values: Sequence[float]) -> float:
 
 def _network(folder: Path, model: str) -> str:
     """A checkpoint with random weights; speed does not depend on them."""
-    preprocessing = PAPERS["zona_vgg13"].config(model).preprocessing
+    recipe = untrained(PAPERS["zona_vgg13"].config(model))
+    preprocessing = recipe.preprocessing
     torch.manual_seed(0)
     network = build_model(
-        model,
+        recipe.model,
         len(CLASSES),
         in_channels=preprocessing.channels,
         size=preprocessing.size,
-        args={},
+        args=recipe.model_args,
     )
     meta = checkpoint.Meta(
         name=model,
         paper="zona_vgg13",
-        model=model,
+        model=recipe.model,
         task="zona",
         classes=CLASSES,
         positive="bound",

@@ -99,7 +99,7 @@ def _endpoint(service: Service, image: bytes) -> Endpoint:
         "authorization": f"Bearer {service.token}",
         "content-type": "application/json",
     }
-    return Endpoint(f"http://127.0.0.1:{service.port}/v1/score", headers, body)
+    return Endpoint(f"{service.url}/v1/score", headers, body)
 
 
 def _job(client: Client, tree: Path, crops: int) -> bool:

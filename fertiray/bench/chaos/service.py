@@ -46,10 +46,11 @@ class Service:
         folder: of its tokens, state and log.
         checkpoint: that it serves.
         options: further options of ``fertiray serve``.
+        ca: PEM file of the authority of its certificate, where the options name one.
     """
 
-    def __init__(self, folder: Path, checkpoint: str, *options: str) -> None:
-        self.folder, self.checkpoint, self.options = folder, checkpoint, options
+    def __init__(self, folder: Path, checkpoint: str, *options: str, ca: str | None = None) -> None:
+        self.folder, self.checkpoint, self.options, self.ca = folder, checkpoint, options, ca
         self.port = free_port()
         self.token, _ = tokens.add(str(folder / "tokens.json"), CLINIC)
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,7 +58,12 @@ class Service:
     @property
     def client(self) -> Client:
         """A new client with the clinic's token."""
-        return Client(f"http://127.0.0.1:{self.port}", self.token)
+        return Client(self.url, self.token, ca=self.ca)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{'https' if self.ca else 'http'}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Starts it and waits for its first answer.
