@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help env demo real test slow check format results clean
+.PHONY: help env demo real test slow check audit format results clean
 
 help:
 	@echo "make demo    environment, synthetic cohort, training, scoring, runs/demo/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    environment and the whole test suite"
 	@echo "make slow    the tests that take minutes"
 	@echo "make check   lint and types"
+	@echo "make audit   known vulnerabilities of what is installed (asks the internet)"
 	@echo "make results render the tables of record into README.md"
 
 env: $(STAMP)
@@ -49,6 +50,10 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: env
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -55,7 +55,8 @@ class Address:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.host, self.port))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
+                said = error.strerror if isinstance(error, OSError) else error
                 raise InputError(
-                    f"--host {self.host} --port {self.port}: {error.strerror}; choose another"
+                    f"--host {self.host} --port {self.port}: {said}; choose another"
                 ) from error

@@ -104,10 +104,11 @@ class Current:
                 log.info("models now: %s", ", ".join(model.id for model in models))
 
     async def _warm(self, models: Sequence[Served]) -> bool:
-        blank = encode_png(np.zeros((8, 8, 3), np.uint8))
+        # Two colours: a blank crop is not scored.
+        picture = encode_png(np.eye(8, dtype=np.uint8)[:, :, None].repeat(3, 2))
         try:
             for model in models:
-                await self._backend.score(model, [blank])
+                await self._backend.score(model, [picture])
         except Exception:  # whatever a network or a replica may raise: the old ones go on
             log.exception("a model cannot be loaded")
             return False

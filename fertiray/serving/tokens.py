@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -95,14 +96,17 @@ def listed(file: str | Path) -> list[Token]:
     """All tokens of a file, expired ones too.
 
     Raises:
-        InputError: there is no such file, or it is no file of tokens.
+        InputError: there is no such file, it is no file of tokens, or others may write to it.
     """
     try:
         values = json.loads(Path(file).read_text())
+        writable = Path(file).stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; make one with `fertiray token add`") from error
     except ValueError as error:
         raise InputError(f"{file}: not JSON ({error}); restore it or make it anew") from error
+    if writable:
+        raise InputError(f"{file}: others may write tokens of their own into it; chmod go-w it")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{file}: not a file of tokens of format {FORMAT}; make it anew")
     return [config.load(Token, entry, str(file)) for entry in values.get("tokens", [])]
@@ -170,7 +174,7 @@ class Keyring:
             found = self.file.stat()
         except OSError:
             return ()
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
 
 
 def _write(file: Path, tokens: Sequence[Token]) -> None:

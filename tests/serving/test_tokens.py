@@ -59,6 +59,21 @@ def test_tokens_are_exchanged_while_the_service_runs(tmp_path):
     assert ring.check(new) is None
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_file_that_others_may_write_to_opens_nothing(tmp_path, mode):
+    file = tmp_path / "tokens.json"
+    text, _ = tokens.add(str(file), "clinic-a")
+    assert file.stat().st_mode & 0o777 == 0o600
+    keyring = tokens.Keyring(file)
+    assert keyring.check(text)
+    file.chmod(mode)
+    assert keyring.check(text) is None
+    with pytest.raises(InputError, match="others may write"):
+        tokens.Keyring(file)
+    file.chmod(0o644)  # as a mounted secret is: to be read by many, written by nobody else
+    assert keyring.check(text)
+
+
 def test_none_is_lost_when_several_are_added_at_once(tmp_path):
     file = tmp_path / "tokens.json"
     with ThreadPoolExecutor(8) as pool:
