@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -23,6 +24,7 @@ from fertiray import config, sealed, storage
 from fertiray.errors import InputError
 from fertiray.evaluation.calibration import LEAST, MOST
 from fertiray.model_card import model_card
+from fertiray.models.device import usable
 from fertiray.models.ood import Detector
 from fertiray.models.predict import Predictor, Views
 from fertiray.models.preprocess import Preprocessing
@@ -192,13 +194,16 @@ def load(folder: str) -> tuple[nn.Module, Meta]:
         args["pretrained"] = False
     if meta.tasks:
         args["tasks"] = {task: len(classes) for task, classes in meta.tasks.items()}
-    model = build_model(
-        meta.model,
-        len(meta.classes),
-        in_channels=meta.preprocessing.channels,
-        size=meta.preprocessing.size,
-        args=args,
-    )
+    try:
+        model = build_model(
+            meta.model,
+            len(meta.classes),
+            in_channels=meta.preprocessing.channels,
+            size=meta.preprocessing.size,
+            args=args,
+        )
+    except InputError as error:
+        raise InputError(f"{storage.join(folder, META)}: {error}") from error
     _load_state(model, state, where)
     sealed.require_finite(state, where)
     sealed.require_unaltered(description, weights, folder)
@@ -212,13 +217,14 @@ def load_predictor(
 
     Args:
         folder: local path or ``s3://`` URI.
-        device: a torch device.
+        device: a torch device, or ``auto``.
         batch_size: crops that go through the network at a time.
         views: test-time views; the training's own by default.
 
     Raises:
         InputError: as :func:`load`, or an ``ood.safetensors`` that is missing or altered.
     """
+    device = usable(device)
     model, meta = load(folder)
     predictor = Predictor(
         model,
@@ -249,7 +255,10 @@ def _load_detector(folder: str, meta: Meta) -> Detector | None:
     content = storage.read_bytes(where)
     if hashlib.sha256(content).hexdigest() != meta.ood_sha256:
         raise InputError(f"{where}: not the file that {META} names; copy the checkpoint again")
-    return Detector.from_state(load_tensors(content))
+    try:
+        return Detector.from_state(load_tensors(content))
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"{where}: not a detector ({error}); copy the checkpoint again") from error
 
 
 def _load_state(model: nn.Module, state: dict[str, torch.Tensor], where: str) -> None:

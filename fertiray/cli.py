@@ -15,6 +15,7 @@ from fertiray.cli_dashboard import dashboard
 from fertiray.cli_data import app as data_app
 from fertiray.cli_evidence import app as evidence_app
 from fertiray.cli_options import (
+    MOST_SEED,
     Address,
     Config,
     Device,
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with textfile.exported():
             code = app(args=arguments, standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except InputError as error:
         console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -200,7 +203,7 @@ def crossval(
     model: Model = None,
     settings: Settings = None,
     config: Config = None,
-    seed: Annotated[int, typer.Option(help="Of the folds.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the folds.")] = 42,
     members: Annotated[int, typer.Option(min=1, help="Networks a fold, averaged.")] = 1,
     out: Annotated[
         str | None, typer.Option(help="Folder to keep folds in; a repeated call goes on there.")
@@ -244,7 +247,9 @@ def crossval(
 def demo(
     out: Annotated[str, typer.Option(help="Folder to work in.")] = "runs/demo",
     real: Annotated[bool, typer.Option("--real", help="Real fields, from FERTIRAY_DATA.")] = False,
-    seed: Annotated[int, typer.Option(help="Names the synthetic cohort.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Names the synthetic cohort.")
+    ] = 0,
     workers: Workers = None,
     local: Local = False,
     record: Record = False,

@@ -297,3 +297,35 @@ def bench_scale(
             save(simulation_figure(values["simulation"]), str(figures), "simulation")
     rows = [[str(point[key]) for key in values["points"][0]] for point in values["points"]]
     _finish("scale", values, [*values["points"][0]], rows, record=record, json=json)
+
+
+@app.command("chaos")
+def bench_chaos(
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="score, train, segment, tune, storage, files or load; repeat; or all."),
+    ] = None,
+    moments: Annotated[int, typer.Option(min=1, help="At which scoring is hit.")] = 20,
+    files: Annotated[int, typer.Option(min=100, help="Hostile files to try.")] = 20_000,
+    seconds: Annotated[float, typer.Option(min=8, help="Of the soak.")] = 300,
+    local: Annotated[bool, typer.Option("--local", help="Without Ray.")] = False,
+    seed: Annotated[int, typer.Option(help="Names moments, files and faults.")] = 0,
+    record: Record = False,
+    json: Json = False,
+) -> None:
+    """Break it on purpose: kills, storage faults, hostile files, load; and count what is lost."""
+    from fertiray.bench.chaos.parts import PARTS, Sizes, run_part
+    from fertiray.evaluation.chaos_tables import CHAOS_COLUMNS, chaos_cells
+
+    sizes = Sizes(moments, files, seconds, not local, seed)
+    values: dict[str, Any] = {}
+    with console.stdout_kept_clean():
+        for name in part or PARTS:
+            values[name] = run_part(name, sizes, console.notices.print)
+            if record:  # each part by itself: what follows may be interrupted
+                origin = results.origin(seed, "drawn")
+                row = {"name": name, "result": {**values[name], "origin": origin}}
+                results.append_row("bench_chaos", row)
+    rows = [cells for name in values for cells in chaos_cells(name, values[name])]
+    table = console.table(*CHAOS_COLUMNS, rows=rows)
+    show(Result(values, table), as_json=json)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Device, Json, Workers, cores
+from fertiray.cli_options import MOST_SEED, Device, Json, Workers, cores
 from fertiray.console import Result, show
 
 app = typer.Typer(help="Synthetic cohorts and data checks.", no_args_is_help=True)
@@ -18,7 +18,7 @@ def data_synth(
     out: Annotated[str, typer.Option(help="Folder to write.")],
     patients: Annotated[int, typer.Option(help="Number of patients.")],
     crops: Annotated[int, typer.Option(help="Sperm heads of each patient.")],
-    seed: Annotated[int, typer.Option(help="Names the cohort.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Names the cohort.")] = 0,
     kind: Annotated[
         Literal["crops", "fields"], typer.Option("--as", help="Head crops or whole smear fields.")
     ] = "crops",

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+MOST_SEED = 2**32 - 1  # of numpy and scikit-learn
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 GroupBy = Annotated[
     str | None,

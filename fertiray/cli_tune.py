@@ -8,6 +8,7 @@ import typer
 
 from fertiray import console
 from fertiray.cli_options import (
+    MOST_SEED,
     Address,
     Device,
     Json,
@@ -34,7 +35,9 @@ def tune(
     settings: Settings = None,
     folds: Annotated[int, typer.Option(min=2, help="Of each cell's cross-validation.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Cross-validations of each cell.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the folds, or of the search.")] = 42,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the folds, or of the search.")
+    ] = 42,
     held_out: Annotated[
         str | None, typer.Option(help="Labelled folder: how many negatives are called positive?")
     ] = None,

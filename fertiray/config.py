@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from fertiray import storage
 from fertiray.errors import InputError
 
 T = TypeVar("T")
@@ -35,17 +37,33 @@ def load(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: what the values came from (a file, a flag), named in the error.
 
     Raises:
-        InputError: an unknown key (the valid ones are listed) or a value of the wrong type.
+        InputError: an unknown key (the valid ones are listed), a value of the wrong type, or a
+            number that is not finite.
     """
     _unknown_keys(cls, values, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        loaded = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or cls.__name__
         given = repr(first["input"])
         given = given if len(given) <= 80 else given[:77] + "..."
         raise InputError(f"{where}: {field}: {first['msg']} (got {given})") from error
+    for field, number in _not_finite(dataclasses.asdict(loaded)):  # type: ignore[call-overload]
+        raise InputError(f"{where}: {field}: {number} is no finite number; give one")
+    return loaded
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Where in nested values NaN or infinity stands, by dotted name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_finite(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _not_finite(inner, place)
 
 
 def override(config: T, assignments: Sequence[str], where: str = "--set") -> T:
@@ -64,7 +82,7 @@ def override(config: T, assignments: Sequence[str], where: str = "--set") -> T:
             raise InputError(f"{where} {assignment}: write key=value")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         *parents, last = path.strip().split(".")
         place = values
@@ -78,6 +96,25 @@ def override(config: T, assignments: Sequence[str], where: str = "--set") -> T:
             place = inner
         place[last] = value
     return load(type(config), values, where)
+
+
+def read_object(place: str, remedy: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Args:
+        place: the file, local or ``s3://``.
+        remedy: what to do where it holds something else.
+
+    Raises:
+        InputError: no such file, or no JSON object.
+    """
+    try:
+        values = json.loads(storage.read_bytes(place))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not readable as JSON ({error}); {remedy}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: must hold a JSON object; {remedy}")
+    return values
 
 
 def digest(config: Any) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from fertiray import storage
+from fertiray import config, storage
 from fertiray.errors import InputError
 
 META = "meta.json"
@@ -71,15 +71,7 @@ def read_description(place: str) -> dict[str, Any]:
     Raises:
         InputError: it is no JSON object.
     """
-    try:
-        values = json.loads(storage.read_bytes(place))
-    except ValueError as error:
-        raise InputError(
-            f"{place}: not readable as JSON ({error}); copy the folder again"
-        ) from error
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: must hold a JSON object; copy the folder again")
-    return values
+    return config.read_object(place, "copy the folder again")
 
 
 def read_weights(place: str, description: Mapping[str, Any]) -> tuple[dict[str, Tensor], bytes]:
@@ -137,7 +129,13 @@ def require_unaltered(description: Mapping[str, Any], weights: bytes, folder: st
             f"{folder}: the file of weights carries no copy of {META}, so the two cannot be"
             " checked against each other; save the checkpoint again"
         )
-    now, saved = _flat({**description, "weights_sha256": ""}), _flat(json.loads(copy))
+    try:
+        now, saved = _flat({**description, "weights_sha256": ""}), _flat(json.loads(copy))
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: the copy of {META} in the file of weights is not readable; copy the"
+            " folder again"
+        ) from error
     differences = [
         f"{key} is {now.get(key)!r}, saved as {saved.get(key)!r}"
         for key in sorted(now.keys() | saved.keys())

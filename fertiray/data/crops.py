@@ -291,9 +291,16 @@ def iter_rows(location: str, columns: Sequence[str] | None = None) -> Iterator[d
 
 
 def read_rejects(location: str) -> Iterator[pa.Table]:
-    """A store's reject rows, one table a file; nothing where nothing was rejected."""
+    """A store's reject rows, one table a file; nothing where nothing was rejected.
+
+    Raises:
+        InputError: a file is truncated or foreign.
+    """
     for file in storage.list_files(storage.join(location, "rejects"), ".parquet"):
-        yield pq.read_table(io.BytesIO(storage.read_bytes(file)), schema=REJECT_SCHEMA)
+        data = storage.read_bytes(file)
+        with _named(file):
+            table = pq.read_table(io.BytesIO(data), schema=REJECT_SCHEMA)
+        yield table
 
 
 def _group_rows(file: str) -> list[int]:
@@ -304,18 +311,29 @@ def _group_rows(file: str) -> list[int]:
 
 @contextmanager
 def _opened(file: str) -> Iterator[pq.ParquetFile]:
-    """A part, opened and checked against SCHEMA; Arrow's errors name the file."""
+    """A part, opened and checked against SCHEMA; errors name the file."""
     fs, path = storage.filesystem(file)
+    with (
+        _named(file),
+        fs.open(path, "rb") as source,
+        pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True) as opened,
+    ):
+        _check_schema(file, opened.schema_arrow)
+        yield opened
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Turns what Arrow and the disk say of a file into one line that names it."""
     try:
-        with (
-            fs.open(path, "rb") as source,
-            pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True) as opened,
-        ):
-            _check_schema(file, opened.schema_arrow)
-            yield opened
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file; was the store changed meanwhile?") from error
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
+            raise InputError(
+                f"{file}: cannot be read ({error.strerror}); check its permissions and the disk"
+            ) from error
         said = " ".join(str(error).split())[:160]
         raise InputError(
             f"{file}: cannot be read as Parquet ({said}); if it is damaged, delete it and make "

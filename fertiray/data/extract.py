@@ -16,10 +16,9 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -31,9 +30,10 @@ from fertiray.data import crops, head_labels, manifest
 from fertiray.data.alignment import CROP_SIZE, WINDOW_HEADS, align_crop
 from fertiray.data.folders import ONLY_SLIDE, Source, check_apart, chunks, inventory, sources
 from fertiray.data.head_labels import LabelledPoint
-from fertiray.data.images import ImageError, Pixels, decode, encode_png, image_digest
+from fertiray.data.images import DEFAULT, ImageError, Pixels, decode, encode_png, image_digest
 from fertiray.data.segmentation import Head, estimate_head_length, segment_field
 from fertiray.errors import InputError
+from fertiray.processes import Workers
 
 FIELDS_PER_PART = 32
 CALIBRATION_FIELDS = 16
@@ -95,6 +95,10 @@ def segment_store(
             or a store made otherwise.
     """
     started = time.perf_counter()
+    if head_length is not None and not 1 <= head_length <= DEFAULT.max_side:
+        raise InputError(
+            f"--head-length {head_length:g}: give pixels, from 1 to {DEFAULT.max_side}"
+        )
     check_apart(fields, store)
     found = inventory(fields, group_by)
     points = head_labels.read_heads(fields) if labels == "heads" else {}
@@ -170,7 +174,7 @@ def _work(runs: Iterator[_Run], workers: int) -> Iterator[int]:
         with _OneThread():
             yield from map(_write_run, runs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+    with Workers(workers, cv2.setNumThreads, 1) as pool:
         waiting: deque[Future[int]] = deque(
             pool.submit(_write_run, run) for run in islice(runs, 2 * workers)
         )

@@ -180,9 +180,9 @@ def _walk(root: Path, folder: Path, prefix: str) -> Iterator[tuple[str, str, int
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(root, Path(entry.path), path + "/")
-        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+        elif entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
             yield entry.path, path, 0, "a symbolic link that leads out of the input folder"
-        elif entry.is_file():
+        elif os.path.isfile(entry.path):  # false for a link that leads to itself
             yield entry.path, path, entry.stat().st_size, ""
         else:
             yield entry.path, path, 0, "not a regular file"

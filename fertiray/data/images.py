@@ -208,17 +208,25 @@ def _check_size(width: int, height: int, limits: Limits) -> None:
         )
 
 
+# A picture needs a dozen; 2,600 scans of nothing keep a processor busy for seconds.
+_MOST_SCANS = 100
+
+
 def _decode_jpeg(data: bytes, limits: Limits) -> Pixels:
     height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height, limits)
     if colour not in ("Gray", "YCbCr", "RGB"):
         raise ImageError("unsupported", f"{colour} JPEG; save it as RGB")
+    scans = data.count(b"\xff\xda")  # within the coded pixels ff is never followed by da
+    if scans > _MOST_SCANS:
+        raise ImageError("unsupported", f"JPEG of {scans} scans; save it again")
     picture: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     return picture
 
 
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PNG_SHORT = 2**20  # bytes of pixels that are unpacked without a look at their number
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -246,14 +254,20 @@ def _decode_png(data: bytes, limits: Limits) -> Pixels:
     names = [name for name, _ in chunks]
     if b"IDAT" not in names:
         raise ImageError("corrupt", "PNG without pixel data")
-    if depth == 8 and colour in (0, 2) and b"tRNS" not in names:
+    stream = [chunk[8:-4] for name, chunk in chunks if name == b"IDAT"]
+    expected = _png_bytes(width, height, depth * _PNG_SAMPLES[colour], bool(interlaced))
+    packed = sum(map(len, stream))
+    if packed > 2 * expected + 4096:
+        raise ImageError("corrupt", f"PNG with {packed} bytes of pixel data for {expected}")
+    simple = depth == 8 and colour in (0, 2) and b"tRNS" not in names
+    # OpenCV unpacks what is there, gigabytes too; of a small picture's stream it cannot be much.
+    if not simple or expected > _PNG_SHORT:
+        _check_png_stream(b"".join(stream), expected)
+    if simple:
         picture = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR_RGB)
         if picture is None:
             raise ImageError("corrupt", "PNG whose pixel data cannot be unpacked")
         return np.asarray(picture, np.uint8)
-    stream = b"".join(chunk[8:-4] for name, chunk in chunks if name == b"IDAT")
-    bits = depth * _PNG_SAMPLES[colour]
-    _check_png_stream(stream, width, height, bits, bool(interlaced))
     return _from_pillow(PngImageFile(io.BytesIO(whole)))
 
 
@@ -279,14 +293,19 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     raise ImageError("truncated", "the PNG ends before its end chunk")
 
 
-def _check_png_stream(stream: bytes, width: int, height: int, bits: int, interlaced: bool) -> None:
-    """Raises unless the zlib stream unpacks to exactly the bytes that the picture needs."""
+def _png_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Bytes that a picture's zlib stream unpacks to, at so many bits a pixel."""
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     expected = 0
     for x, y, dx, dy in passes:
         columns, rows = -((x - width) // dx), -((y - height) // dy)
         if columns > 0:
             expected += rows * (1 + (columns * bits + 7) // 8)
+    return expected
+
+
+def _check_png_stream(stream: bytes, expected: int) -> None:
+    """Raises unless the zlib stream unpacks to exactly the bytes that the picture needs."""
     unpacker = zlib.decompressobj()
     found = len(unpacker.decompress(stream, expected + 1))
     if found != expected or not unpacker.eof:
@@ -347,13 +366,17 @@ def _decode_tiff(data: bytes, limits: Limits) -> Pixels:
             f"TIFF with compression {coding}, {bits} bits, sample format {sample_format}; save it "
             "as 8 or 16 bit, uncompressed or with LZW, deflate or PackBits",
         )
-    for offset, count in _tiff_pieces(image):
+    pieces = _tiff_pieces(image)
+    if sum(count for _, count in pieces) > len(data):
+        raise ImageError("truncated", "TIFF whose strips or tiles are longer than the file")
+    room = 8 * limits.max_pixels
+    for offset, count in pieces:
         if offset + count > len(data):
             raise ImageError("truncated", f"TIFF with {len(data)} of {offset + count} bytes")
         if coding in _TIFF_DEFLATE:  # libtiff does not look at the checksum at the end
             unpacker = zlib.decompressobj()
-            unpacker.decompress(data[offset : offset + count], 8 * limits.max_pixels)
-            if not unpacker.eof:
+            room -= len(unpacker.decompress(data[offset : offset + count], room + 1))
+            if room < 0 or not unpacker.eof:
                 raise ImageError("truncated", "TIFF: pixel data without their end")
     if _has_second_page(image):
         raise ImageError("multi-frame", "a TIFF of several pages; save one page a file")

@@ -75,9 +75,13 @@ def read(location: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(storage.read_bytes(place))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or found.get("kind") != KIND:
+    if (
+        not isinstance(found, dict)
+        or found.get("kind") != KIND
+        or not isinstance(found.get("settings"), dict)
+    ):
         raise InputError(f"{place}: not the record of a crop store; give another folder")
     return found
 
@@ -149,7 +153,7 @@ def _duplicates(location: str) -> dict[str, Any]:
 
 
 def _check_same(location: str, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    old = {**found["settings"], "made_by": found["made_by"], "version": found["version"]}
+    old = {**found["settings"], "made_by": found.get("made_by"), "version": found.get("version")}
     new = {**own["settings"], "made_by": own["made_by"], "version": own["version"]}
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):

@@ -97,10 +97,15 @@ def load(place: str, crops: LabelledCrops, parts: Sequence[str]) -> dict[str, ND
     part_of: dict[str, str] = {}
     saved: dict[str, tuple[str, str]] = {}
     for part in parts:
-        rows = zip(*(record[key][part] for key in ("digests", "names", "labels")), strict=True)
-        for digest, name, label in rows:
-            part_of[digest] = part
-            saved[digest] = (name, label)
+        try:
+            rows = zip(*(record[key][part] for key in ("digests", "names", "labels")), strict=True)
+            for digest, name, label in rows:
+                part_of[digest] = part
+                saved[digest] = (str(name), str(label))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{place}: its part {part!r} is not whole; give the file as it was written"
+            ) from error
     there = {digest: (crops.names[i], crops.label(i)) for i, digest in enumerate(crops.digests)}
     relabelled = [
         f"{name} is {label or 'ungraded'} instead of {saved[digest][1] or 'ungraded'}"
@@ -133,7 +138,7 @@ def _counted(what: str, names: Iterable[str]) -> str:
 def _read(place: str) -> dict[str, Any]:
     try:
         record = json.loads(storage.read_bytes(place))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error}); give a split.json") from error
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise InputError(f"{place}: not the file of a split; give a split.json")

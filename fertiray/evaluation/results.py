@@ -24,6 +24,7 @@ from fertiray.evaluation.bench_tables import (
     scale_table,
     serve_table,
 )
+from fertiray.evaluation.chaos_tables import chaos_table
 from fertiray.evaluation.tables import crossval_table, day_table, markdown
 from fertiray.models.describe import models_table
 from fertiray.papers.reported import reported
@@ -264,6 +265,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "bench_serve": serve_table,
     "bench_scale": scale_table,
     "bench_adaptive": adaptive_table,
+    "bench_chaos": chaos_table,
     "bench_train": lambda result: measures_table(
         result, ("plain_step_ms", "ray_step_ms", "overhead")
     ),

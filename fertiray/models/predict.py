@@ -97,7 +97,7 @@ class Program(nn.Module):
                 output = self.model(view)
                 logits = output if isinstance(output, dict) else {"class": output}
             for task, values in logits.items():
-                found.setdefault(task, []).append(values.float().softmax(1))
+                found.setdefault(task, []).append(_softmax(values.float()))
         return {
             **{VIEWS + task: torch.stack(values) for task, values in found.items()},
             **{SEEN + layer: values for layer, values in seen.items()},
@@ -189,6 +189,11 @@ class Predictor:
             return means, spread, None
         seen = {layer: found[SEEN + layer] for layer in self.detector.layers}
         return means, spread, self.detector({PIXELS: colours(crops), **seen})
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """N x K float; NaN in a row with any logit that is not finite: of [-inf, 0] softmax is sure."""
+    return torch.where(logits.isfinite().all(1, keepdim=True), logits.softmax(1), torch.nan)
 
 
 def _spread(values: Tensor, mean: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ Colour = Literal["rgb", "grey", "density"]
 
 # ITU-R BT.601 luma, the weights of OpenCV's and Pillow's own grey conversion.
 LUMA = (0.299, 0.587, 0.114)
+LARGEST = 4096  # side of a crop, in pixels; see data.images.CROP
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -46,8 +47,10 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 < self.window <= 1:
-            raise ValueError(f"size {self.size} must be >= 1 and window {self.window} in (0, 1]")
+        if not 1 <= self.size <= LARGEST or not 0 < self.window <= 1:
+            raise ValueError(
+                f"size {self.size} must be in [1, {LARGEST}] and window {self.window} in (0, 1]"
+            )
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(
                 f"colour {self.colour!r} needs {self.channels} means and positive deviations,"

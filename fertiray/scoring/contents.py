@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from fertiray import storage
+from fertiray.errors import InputError
 
 IMAGE_BYTES = 9_000_000  # of pictures, as base64, in one report
 # Most confident crops per class and least confident crops, per patient and model: the first pair
@@ -25,9 +26,14 @@ def table(run: str, name: str) -> pl.DataFrame:
     """A Parquet file of the run folder.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or damaged.
     """
-    return pl.read_parquet(storage.read_bytes(storage.join(run, name)))
+    place = storage.join(run, name)
+    try:
+        return pl.read_parquet(storage.read_bytes(place))
+    except pl.exceptions.PolarsError as error:
+        said = str(error).partition("\n")[0]
+        raise InputError(f"{place}: not readable as Parquet ({said}); score again") from error
 
 
 def _parts(run: str, name: str) -> Iterator[pl.DataFrame]:

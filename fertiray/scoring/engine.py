@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fertiray import checkpoint
 from fertiray.data.images import CROP, ImageError, decode
 from fertiray.errors import InputError
+from fertiray.models.device import usable
 from fertiray.models.predict import VIEWS, Execute, Predictor, autocast, call
 from fertiray.models.preprocess import resize_crop
 
@@ -80,10 +81,8 @@ class Choice:
 
 
 def torch_device(device: str) -> str:
-    """``auto`` as the device that this machine has."""
-    if device == AUTO:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    """``auto`` as the device that this machine has; see :func:`fertiray.models.device.usable`."""
+    return usable(device)
 
 
 def use(predictor: Predictor, engine: str, streams: int = 1) -> None:

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 import polars as pl
 
-from fertiray import storage
+from fertiray import config, storage
 from fertiray.errors import InputError
 from fertiray.evaluation.intervals import wilson
 from fertiray.scoring import wording
@@ -64,12 +64,13 @@ def write_report(run: str) -> str:
         The report's location.
 
     Raises:
-        InputError: the folder lacks one of the three files.
+        InputError: the folder lacks one of the three files, or one is damaged.
     """
-    record = json.loads(storage.read_bytes(storage.join(run, "run.json")))
+    place = storage.join(run, "run.json")
+    record = config.read_object(place, "score again")
     patients = table(run, "patients.parquet")
     slides = table(run, "slides.parquet")
-    models = _models(record, patients)
+    models = _models(place, record, patients)
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -80,12 +81,12 @@ def write_report(run: str) -> str:
     return where
 
 
-def _models(record: Row, patients: pl.DataFrame) -> dict[str, ModelView]:
+def _models(where: str, record: Row, patients: pl.DataFrame) -> dict[str, ModelView]:
     """The models of the run, in the order of run.json."""
     known = {str(entry["name"]): entry for entry in record.get("models", [])}
     missing = sorted(set(patients["model"]) - set(known))
     if missing:
-        raise InputError(f"run.json names no model {missing[0]!r}; aggregate the run again")
+        raise InputError(f"{where} names no model {missing[0]!r}; score again")
     views = {}
     for name, entry in known.items():
         info = ModelInfo.from_meta(entry)

@@ -188,8 +188,8 @@ def score(
 def _engines(job: ScoringJob, groups: Sequence[RowGroup], choose: Chooser) -> list[dict[str, Any]]:
     """How each network is executed, measured once a run and kept in its plan."""
     place = storage.join(job.out, PLAN)
-    plan = json.loads(storage.read_bytes(place))
-    if "engines" not in plan:
+    plan = config.read_object(place, "start anew with --no-resume")
+    if not isinstance(plan.get("engines"), list):
         found = choose(job.checkpoints, job.engine, job.device, _probe(job, groups))
         plan["engines"] = [asdict(choice) for choice in found]
         _write_json(place, plan)
@@ -239,7 +239,7 @@ def _prepare(
         for part in ("scores", "rejects", "gallery", TIMELINE, PLAN, "run.json"):
             storage.remove(storage.join(job.out, part))
     if storage.exists(place):
-        found = json.loads(storage.read_bytes(place))
+        found = config.read_object(place, "start anew with --no-resume")
         different = [key for key in plan if found.get(key) != plan[key]]
         if different:
             raise InputError(

@@ -22,6 +22,9 @@ from fertiray.models.predict import Predictor, call
 from fertiray.models.preprocess import Preprocessing, resize_crop
 from fertiray.scoring.engine import EAGER, torch_device, use
 
+# A network has an opinion on such a crop too, often a firm one.
+BLANK = "blank: every pixel has the same colour, so there is no head to score"
+
 
 @dataclass(frozen=True)
 class ScoredModel:
@@ -51,7 +54,7 @@ class ScoredBatch:
         models: one entry for each checkpoint.
         stages: where a crop failed (``decode`` or ``score``), None where it has scores.
         errors: why it failed, None where it has scores.
-        images: the decoded crops, HWC uint8 RGB, None where decoding failed.
+        images: the decoded crops, HWC uint8 RGB, None where there is nothing to score.
         seconds: that ``decode`` and ``network`` took.
     """
 
@@ -115,11 +118,15 @@ class Scorer:
         errors: list[str | None] = [None] * len(crops)
         began = time.perf_counter()
         for place, crop in enumerate(crops):
+            image = None
             try:
-                images.append(_pixels(crop))
+                image = _pixels(crop)
             except ImageError as error:
-                images.append(None)
                 stages[place], errors[place] = "decode", str(error)
+            if image is not None and _blank(image):
+                image = None
+                stages[place], errors[place] = "score", BLANK
+            images.append(image)
         decoded = time.perf_counter()
         good = np.array([place for place, image in enumerate(images) if image is not None], int)
         resized: dict[Preprocessing, NDArray[np.uint8]] = {}
@@ -172,6 +179,11 @@ def _pixels(crop: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
             raise ImageError("unsupported", f"array {crop.shape} {crop.dtype} is not HWC uint8 RGB")
         return crop
     return decode(crop, limits=CROP)
+
+
+def _blank(image: NDArray[np.uint8]) -> bool:
+    """Whether all pixels have one colour; a look at a few tells it of nearly every crop."""
+    return all(bool((part == image[0, 0]).all()) for part in (image[::16, ::16], image))
 
 
 def class_columns(metas: Sequence[checkpoint.Meta]) -> list[str]:

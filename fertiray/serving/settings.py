@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fertiray.errors import InputError
-from fertiray.scoring.engine import AUTO
+from fertiray.models.device import known
+from fertiray.scoring.engine import AUTO, ENGINES
 from fertiray.scoring.run import Chooser, Runner
 from fertiray.serving import catalogue, tokens
 from fertiray.serving.audit import Audit
@@ -92,13 +93,22 @@ def prepare(settings: Settings) -> list[catalogue.Served]:
         The models that will be served.
 
     Raises:
-        InputError: no tokens, no checkpoint, or an unusable one.
+        InputError: no tokens, no checkpoint, or an unusable one; an unknown engine or device.
     """
     for path in settings.open_paths:
         if path not in OPENABLE:
             raise InputError(f"open_paths: {path!r} stays closed; choose of {', '.join(OPENABLE)}")
+    if settings.engine not in ENGINES:
+        raise InputError(
+            f"--engine {settings.engine}: unknown; choose one of: {', '.join(ENGINES)}"
+        )
+    known(settings.device)
     tokens.listed(settings.token_file)
-    settings.places.prepare()
+    try:
+        settings.places.prepare()
+    except OSError as error:
+        said = error.strerror
+        raise InputError(f"--state {settings.state}: {said}; give another folder") from error
     if settings.checkpoints:
         folders = [str(Path(f).resolve()) if "://" not in f else f for f in settings.checkpoints]
         return catalogue.write(settings.places.models, folders)

@@ -46,6 +46,12 @@ class Augmentation:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in (
+            *("rotation", "scale", "shift", "shear", "gain", "offset", "noise"),
+            *("saturation", "hue", "mixup"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 < self.gamma[0] <= self.gamma[1]:
             raise ValueError(f"gamma must be two rising positive numbers, got {self.gamma}")
         if not 0 <= self.blur <= 1:
@@ -98,6 +104,8 @@ class Loss:
             for weight in (self.triplet or 0.4, self.harc_weight):
                 if not 0.01 < weight < 1:
                     raise ValueError("bounded weights must start within (0.01, 1)")
+        if not isinstance(self.class_weights, bool) and min(self.class_weights, default=0) <= 0:
+            raise ValueError(f"class_weights must be positive, got {self.class_weights}")
         if min(self.gamma, self.triplet, self.margin, self.harc_weight) < 0:
             raise ValueError("gamma, triplet, margin and harc_weight must be 0 or more")
 
@@ -198,6 +206,10 @@ class TrainConfig:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise ValueError(f"{name} must be positive, got {rate}")
+        if self.weight_decay < 0 or (self.clip is not None and self.clip <= 0):
+            raise ValueError("weight_decay must be 0 or more and clip positive")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
         if not 0 < self.validation <= 0.5 or not 0 <= self.test <= 0.5:
             raise ValueError("validation must be in (0, 0.5] and test in [0, 0.5]")
         if not 0 <= self.ema < 1:

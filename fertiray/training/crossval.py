@@ -172,8 +172,8 @@ class _Folds:
         """A fold that was finished before."""
         if out is None or not storage.exists(place := storage.join(out, f"fold-{number}.json")):
             return None
-        line = json.loads(storage.read_bytes(place))
-        if line["digest"] != self.digest:
+        line = config.read_object(place, "delete it, and this fold is done again")
+        if line.get("digest") != self.digest:
             raise InputError(
                 f"{place}: made with other settings, data, folds or seed: give another --out"
             )

@@ -111,7 +111,10 @@ def learned_digests(folder: str) -> frozenset[str]:
     place = storage.join(folder, SPLIT)
     if not storage.exists(place):
         return frozenset()
-    return frozenset(json.loads(storage.read_bytes(place))["digests"]["training"])
+    try:
+        return frozenset(json.loads(storage.read_bytes(place))["digests"]["training"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{place}: not the file of a split; copy the checkpoint again") from error
 
 
 def _load(

@@ -34,7 +34,7 @@ from fertiray.training.sharing import WholeBatch, looks_at_batch
 from fertiray.training.start import Start
 from fertiray.training.state import pack, unpack
 from fertiray.training.validation import validate
-from fertiray.training.worker import LocalWorker, Worker
+from fertiray.training.worker import STATE_FILE, LocalWorker, Worker
 
 Line = dict[str, float]
 
@@ -160,7 +160,7 @@ class _Training:
     def run(self, on_step: Callable[[float], None]) -> Fitted:
         """All epochs that are still to do."""
         saved = self.worker.resume()
-        state = unpack(saved, "the kept state") if saved is not None else None
+        state = unpack(saved, f"the kept state, {STATE_FILE}") if saved is not None else None
         if state is not None:
             self._load(state)
         frozen_until, end = self.config.freeze_epochs, self.config.epochs
@@ -345,7 +345,7 @@ class _Training:
         }
 
     def _load(self, state: dict[str, Any]) -> None:
-        if state["identity"] != self.identity:
+        if state.get("identity") != self.identity:
             raise InputError(
                 "the state kept here belongs to a training with other settings or data: give"
                 " another --out, or delete that folder to start afresh"

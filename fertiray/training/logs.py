@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from fertiray import console, storage, telemetry, work
 
@@ -28,7 +31,7 @@ class EpochLog:
     def __init__(self, epochs: int, folder: str | None = None, name: str = "") -> None:
         self.epochs, self.name, self.folder = epochs, name, folder
         self._local: tempfile.TemporaryDirectory[str] | None = None
-        self._writer: SummaryWriter | None = None
+        self._writer: EventsWriter | None = None
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Takes one epoch's metrics: ``epoch``, ``training_loss`` and what else is there."""
@@ -51,17 +54,31 @@ class EpochLog:
             _add_row(storage.join(self.folder, HISTORY), line)
 
     def _write(self, epoch: int, line: dict[str, Any], folder: str) -> None:
-        if self._writer is None:
-            if storage.is_remote(folder):
-                self._local = tempfile.TemporaryDirectory(prefix="fertiray-events-")
-            self._writer = SummaryWriter(self._local.name if self._local else folder)
-        for key, value in line.items():
-            if key != "epoch":
-                self._writer.add_scalar(key.replace("_", "/", 1), value, epoch)
-        self._writer.flush()
+        try:
+            self._add_events(epoch, line, folder)
+        except OSError as error:
+            raise storage.StorageError(
+                f"{folder}: cannot be written ({error.strerror}); free space there or give another"
+                " place, and run the same command again"
+            ) from error
         if self._local is not None:
             for file in Path(self._local.name).iterdir():
                 storage.write_bytes(storage.join(folder, file.name), file.read_bytes())
+
+    def _add_events(self, epoch: int, line: dict[str, Any], folder: str) -> None:
+        if self._writer is None:
+            if storage.is_remote(folder):
+                self._local = tempfile.TemporaryDirectory(prefix="fertiray-events-")
+            place = Path(self._local.name if self._local else folder)
+            place.mkdir(parents=True, exist_ok=True)
+            # Not SummaryWriter: a full disk ends its thread, and the next events wait for ever.
+            self._writer = EventsWriter(str(place / "events"))
+        now = time.time()
+        for key, value in line.items():
+            if key != "epoch":
+                named = scalar(key.replace("_", "/", 1), value)
+                self._writer.write_event(Event(wall_time=now, step=epoch, summary=named))
+        self._writer.flush()
 
 
 def _add_row(place: str, line: dict[str, Any]) -> None:

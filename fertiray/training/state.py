@@ -42,8 +42,8 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        state: dict[str, Any] = _nested(json.loads(header["__metadata__"][STATE]), tensors)
-    except (SafetensorError, KeyError, ValueError) as error:
+        state = dict(_nested(json.loads(header["__metadata__"][STATE]), tensors))
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: not the state of a training ({error}); delete it") from error
     return state
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fertiray import storage
+from fertiray.models.device import usable
 
 STATE_FILE = "training.safetensors"
 
@@ -42,7 +43,7 @@ class LocalWorker:
     """One process.
 
     Args:
-        device: a torch device.
+        device: a torch device, or ``auto``.
         folder: where the state is kept, local or ``s3://``; None keeps none.
         on_epoch: called with each epoch's metrics.
     """
@@ -56,7 +57,7 @@ class LocalWorker:
         folder: str | None = None,
         on_epoch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.device = device
+        self.device = usable(device)
         self.place = storage.join(folder, STATE_FILE) if folder is not None else None
         self.on_epoch = on_epoch
 

@@ -23,12 +23,7 @@ def read_config(place: str) -> TrainConfig:
     Raises:
         InputError: no such file, no JSON, an unknown key, or a value of the wrong type.
     """
-    try:
-        values = json.loads(storage.read_bytes(place))
-    except ValueError as error:
-        raise InputError(f"{place}: not JSON ({error}); write a recipe with tune") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: holds no recipe; give a JSON object of its settings")
+    values = config.read_object(place, "give a recipe as tune writes it")
     return config.load(TrainConfig, values, place)
 
 

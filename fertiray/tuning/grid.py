@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +26,8 @@ from fertiray.tuning.summary import Done, best_cell, settings_columns, summarise
 from fertiray.tuning.tables import grid_table
 from fertiray.tuning.trials import Executor, Trial, cell_settings, one_line, plan
 from fertiray.tuning.views import Views
+
+AGAIN = "delete it, and its part is done again"
 
 Progress = Callable[[int, int], None]
 Notice = Callable[[str], None]
@@ -184,7 +185,7 @@ class _Study:
         for _, own in recipes if grid.efficiency else ():
             place = self._cost_place(own)
             if storage.exists(place):
-                self.costs[place] = json.loads(storage.read_bytes(place))
+                self.costs[place] = config.read_object(place, AGAIN)
             else:
                 self.uncosted[place] = own
 
@@ -218,7 +219,7 @@ class _Study:
         """All cells, with what is known of them now."""
         for place in sorted(self.places):
             if storage.exists(place):
-                self.lines[place] = json.loads(storage.read_bytes(place))
+                self.lines[place] = config.read_object(place, AGAIN)
             else:
                 self.errors.setdefault(place, "ended without a result")
         return [self._done(cell, own) for cell, own in self.recipes]
@@ -248,8 +249,7 @@ class _Study:
         """The cross-validation of a cell that has all its folds."""
         place = storage.join(trial.folder, "crossval.json")
         if storage.exists(place):
-            found: dict[str, Any] = json.loads(storage.read_bytes(place))
-            return found
+            return config.read_object(place, AGAIN)
         return crossval(
             self.paper,
             trial.settings,

@@ -57,8 +57,17 @@ class Record:
 
     @classmethod
     def read(cls, place: str) -> Record:
-        """Reads a record."""
-        return cls(place, **json.loads(storage.read_bytes(place)))
+        """Reads a record.
+
+        Raises:
+            InputError: the file is none.
+        """
+        again = "delete it, and its trial is run again"
+        values = config.read_object(place, again)
+        names = {field.name for field in dataclasses.fields(cls)} - {"place"}
+        if not {"parameters", "begun"} <= {*values} <= names:
+            raise InputError(f"{place}: not the record of a trial; {again}")
+        return cls(place, **values)
 
     def write(self, status: Status, error: str | None = None) -> None:
         """Writes the record as it is now, with this status."""

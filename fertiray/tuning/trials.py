@@ -186,6 +186,8 @@ class Here:
             error = None
             try:
                 trial.run(views(trial.settings), device=self.device)
+            except storage.StorageError:  # the next would fail too
+                raise
             except Exception as caught:  # one trial is not the study
                 error = one_line(caught)
             report(trial, error)

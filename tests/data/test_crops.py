@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fertiray import storage
 from fertiray.data import crops, duplicates
@@ -263,3 +267,37 @@ def test_repeated_pixels_are_found_across_parts(tmp_path: Path) -> None:
     assert {each["crop_id"] for each in found} == {row(9)["crop_id"], copy["crop_id"]}
     assert {each["patient_id"] for each in found} == {"P0", "other"}
     assert {each["content"] for each in found} == {row(9)["crop_id"][:16]}
+
+
+# Any patient, any bytes: surrogates aside, which are no text, a name may hold anything.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+kept = st.tuples(texts, texts, st.binary(max_size=60), st.one_of(st.none(), st.integers(1, 4096)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.lists(kept, min_size=1, max_size=40))
+def test_what_goes_in_comes_out_however_it_is_cut(
+    data: st.DataObject, rows: list[tuple[str, str, bytes, int | None]]
+) -> None:
+    """Whatever the sizes of parts and row groups, and in whatever order groups are read."""
+    keys = ["patient_id", "slide_id", "image", "width", "crop_id"]
+    wanted = [(*row, str(number)) for number, row in enumerate(rows)]
+    cut = data.draw(st.integers(0, len(rows)))
+    with tempfile.TemporaryDirectory() as store, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crops, "ROW_GROUP", data.draw(st.integers(1, 12)))
+        patch.setattr(crops, "PART_ROWS", data.draw(st.integers(1, 25)))
+        patch.setattr(crops, "PART_BYTES", data.draw(st.integers(1, 600)))
+        for part in (wanted[:cut], wanted[cut:]):  # an interrupted writing, taken up again
+            with StoreWriter(store, first_part=len(crops.parts(store))) as writer:
+                for one in part:
+                    writer.add(dict(zip(keys, one, strict=True)))
+        groups = row_groups(store)
+        assert sum(group.rows for group in groups) == len(rows)
+        assert [tuple(found.values()) for found in iter_rows(store, keys)] == wanted
+        found: Counter[tuple[object, ...]] = Counter()
+        for group in data.draw(st.permutations(groups)):
+            batches = [*iter_batches(store, group, keys, data.draw(st.integers(1, 9)))]
+            assert sum(map(len, batches)) == group.rows
+            found.update(tuple(row.values()) for batch in batches for row in batch.to_pylist())
+        assert found == Counter(wanted)
+        assert duplicates.repeated_ids(store) == []

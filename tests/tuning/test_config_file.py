@@ -34,9 +34,9 @@ def test_settings_come_after_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[]", "holds no recipe"),
-        (b"\xff\xfe", "not JSON"),
+        ("{", "not readable as JSON"),
+        ("[]", "must hold a JSON object"),
+        (b"\xff\xfe", "not readable as JSON"),
         ("{}", "Field required"),
         ({"lr": "fast"}, "lr: Input should be a valid number"),
         ({"lrr": 1}, "unknown key 'lrr'; valid keys: model,"),

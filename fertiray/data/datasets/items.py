@@ -110,7 +110,15 @@ class Listing:
 
         Returns:
             The path of the file; the name itself where no file is meant by it.
+
+        Raises:
+            InputError: the name leads out of the location.
         """
         if name in self.files:
             return name
-        return self._by_base.get(name.rpartition("/")[2].lower()) or name
+        found = self._by_base.get(name.rpartition("/")[2].lower())
+        if found is None and (".." in name.split("/") or "\0" in name):
+            raise InputError(
+                f"{self.location}: a table there names the image {name!r}; give paths below it"
+            )
+        return found or name

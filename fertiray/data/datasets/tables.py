@@ -27,13 +27,16 @@ def read_table(place: str, header: Sequence[str] = ()) -> list[Row]:
         Rows, each with its line number under ``#``.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is no table.
     """
     text = storage.read_bytes(place).decode("utf-8-sig", errors="replace")
     lines = text.splitlines()
     first = lines[0] if lines else ""
     delimiter = max(";\t,", key=first.count)  # the comma where there is none
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise InputError(f"{place}: not a table ({error}); save it as CSV again") from error
     if not rows:
         return []
     bare = bool(header) and "." in rows[0][0]
