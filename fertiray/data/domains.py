@@ -134,6 +134,8 @@ def _read(
             return Excluded(name, "unreadable", source.problem)
         try:
             pixels = decode(storage.read_bytes(source.location), name=name, limits=CROP)
+        except storage.StorageError:  # the next file would fail too
+            raise
         except (ImageError, InputError, OSError) as error:
             return Excluded(name, "unreadable", str(error))
         return _Image(name, resize_crop(pixels, preprocessing), image_digest(pixels))

@@ -213,6 +213,8 @@ def _read(field: Source) -> tuple[Pixels | None, Row]:
         return None, {"stage": "read", "reason": "unreadable", "error": field.problem}
     try:
         data = storage.read_bytes(field.location)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except (OSError, InputError) as error:
         said = f"cannot be read: {error}"
         return None, {"stage": "read", "reason": "unreadable", "error": said}

@@ -104,6 +104,8 @@ def _take(source: Source) -> tuple[Row | None, Row | None]:
         return None, {**reject, "stage": "read", "reason": "too-many-bytes", "error": said}
     try:
         data = storage.read_bytes(source.location)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except (OSError, InputError) as error:
         said = f"cannot be read: {error}"
         return None, {**reject, "stage": "read", "reason": "unreadable", "error": said}

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fertiray import storage
 from fertiray.data.datasets import CLASS, Item, Listing, recognise
 from fertiray.data.focus import BLURRED, robust_z
 from fertiray.data.frame import cohort_head_length, cut_head, sample
@@ -233,6 +234,8 @@ def _decoded(items: Iterable[Item]) -> Iterator[Pixels]:
     for item in items:
         try:
             yield decode(item.read(), name=item.name)
+        except storage.StorageError:  # the next file would fail too
+            raise
         except (ImageError, InputError, OSError):
             continue
 

@@ -16,6 +16,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from fertiray import storage
 from fertiray.data.aspect import otsu_aspect
 from fertiray.data.datasets import Item
 from fertiray.data.focus import focus
@@ -129,6 +130,8 @@ def _read(item: Item, cut: Cut, aspects: bool) -> Picture | Excluded:
         return Excluded(item.name, "ungraded", f"{item.origin}: no grade that this paper uses")
     try:
         image = decode(item.read(), name=item.name)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except InputError as error:
         return Excluded(item.name, "missing", str(error))
     except (ImageError, OSError) as error:

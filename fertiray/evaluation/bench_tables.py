@@ -117,19 +117,25 @@ def measures_table(result: dict[str, Any], shown: Sequence[str]) -> str:
 def pipeline_table(result: dict[str, Any]) -> str:
     """Markdown of a result of ``bench pipeline``: every way to score, beside the ceiling."""
     top = result["ceiling"]
-    ways = [["ceiling", top, None, ""], ["fertiray, --local", result["local_rate"], None, ""]]
+    # Ours are medians of each round's own ratio; the others ran once, after the rounds.
+    ways = [
+        ["ceiling", top, 1.0, None, ""],
+        ["fertiray, --local", result["local_rate"], result["local_ratio"], None, ""],
+    ]
     if result["rate"] != result["local_rate"]:
-        ways.append(["fertiray, on Ray", result["rate"], None, ""])
+        ways.append(["fertiray, on Ray", result["rate"], result["ratio"], None, ""])
     for name, peer in result["peers"].items():
-        ways.append([name.replace("_", " "), peer["rate"], peer["speedup"], peer.get("version")])
+        share = None if peer["rate"] is None else peer["rate"] / top
+        told = [name.replace("_", " "), peer["rate"], share, peer["speedup"]]
+        ways.append([*told, peer.get("version")])
     rows = []
-    for name, rate, speedup, version in ways:
+    for name, rate, share, speedup, version in ways:
         known = rate is not None
         rows.append(
             [
                 f"{name} ({version})" if version else name,
                 f"{rate:.0f}" if known else "not measured",
-                f"{rate / top:.2f}" if known else "",
+                f"{share:.2f}" if known else "",
                 f"{speedup:.1f}" if speedup else "",
             ]
         )

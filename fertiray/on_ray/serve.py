@@ -31,7 +31,7 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from fertiray import config
+from fertiray import config, storage
 from fertiray.data.crops import RowGroup
 from fertiray.errors import InputError
 from fertiray.on_ray.cluster import cluster
@@ -303,6 +303,8 @@ class Shards:
     def _score(self, job: ScoringJob, group: RowGroup) -> dict[str, Any] | str:
         try:
             return dataclasses.asdict(self._scorer(job)(group))
+        except storage.StorageError:
+            raise  # the job is tried again
         except InputError as error:
             return str(error)
 

@@ -53,7 +53,7 @@ def rejects_by_patient(run: str, store: str | None) -> dict[str, list[Row]]:
         part.with_columns(reason=reason, where=pl.lit(SCORING)).group_by(keys).agg(n=pl.len())
         for part in _parts(run, "rejects")
     ]
-    with suppress(OSError):  # a report may be written again where the store cannot be reached
+    with suppress(InputError):  # a report may be written again where the store cannot be reached
         counted += [
             part.with_columns(where=pl.lit(CUTTING)).group_by(keys).agg(n=pl.len())
             for part in (_parts(store, "rejects") if store else ())

@@ -263,5 +263,7 @@ def _image(location: str) -> NDArray[np.uint8] | None:
     """The field's pixels, or None where it is gone or cannot be read."""
     try:
         return decode(storage.read_bytes(location), name=location)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except (InputError, ImageError):
         return None

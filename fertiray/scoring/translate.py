@@ -179,6 +179,8 @@ def _read(source: Source, names: Mapping[str, str], preprocessing: Preprocessing
         return _Read(source, reason="appeared while the others were translated; call again")
     try:
         data = storage.read_bytes(source.location)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except (InputError, OSError) as error:
         return _Read(source, reason=f"unreadable: {error}")
     try:

@@ -86,14 +86,20 @@ def _work_on(work: Work, job: Job, lease: str, stop: threading.Event) -> None:
             work.jobs.release(job.id, lease)
         else:
             _end(work, job, lease, "cancelled")
+    except storage.StorageError:
+        _again(work, job, lease)
     except (InputError, CountsError) as error:
         _end(work, job, lease, "failed", _plain(str(error), work.places.job(job.id)))
-    except Exception:
-        # A full disk, a lost node: worth another try, and never the end of this loop.
-        log.exception("job %s: attempt %d", job.id, job.attempts)
-        work.jobs.retry(job.id, lease, job.attempts)
+    except Exception:  # a lost node, say; never the end of this loop
+        _again(work, job, lease)
     else:
         _end(work, job, lease, "done", counts=counts)
+
+
+def _again(work: Work, job: Job, lease: str) -> None:
+    """What a full disk, an S3 that is out, or a lost node has stopped is worth another try."""
+    log.exception("job %s: attempt %d", job.id, job.attempts)
+    work.jobs.retry(job.id, lease, job.attempts)
 
 
 def _do(work: Work, job: Job, held: _Held) -> dict[str, object]:

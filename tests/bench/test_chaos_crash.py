@@ -191,7 +191,7 @@ def test_moments_lie_along_the_undisturbed_run():
     ],
 )
 def test_how_a_command_must_end(kind, code, said, found):
-    wrong = wrong_end(kind, Ended(code, said, None, 1.0, 0))
+    wrong = wrong_end(kind, Ended(code, said, None, 1.0))
     assert (wrong is None) == (found is None)
     assert found is None or wrong.startswith(found)
 
@@ -204,8 +204,8 @@ def test_figures_are_summed_by_kind(tmp_path):
     (tmp_path / "a.json").unlink()
     (tmp_path / "a.json").write_text("a")
     os.utime(tmp_path / "a.json", ns=(1, 1))
-    ended = Ended(-9, "", None, 1.0, 1)
-    again = [Ended(0, "", {}, seconds, 0) for seconds in (3.0, 5.0)]
+    ended = Ended(-9, "", None, 1.0, ("raylet",))
+    again = [Ended(0, "", {}, seconds) for seconds in (3.0, 5.0)]
     first = Tried(DRIVER, True, ended, again[0], before, stamps(tmp_path, "*.json"))
     assert first.recomputed == 1
     second = Tried(CTRL_C, True, ended, again[1], before, before)
@@ -218,7 +218,11 @@ def test_figures_are_summed_by_kind(tmp_path):
     assert (values["moments"], values["kills"], values["finished"], values["lost"]) == (3, 2, 3, 6)
     assert (values["orphans"], values["most_recomputed"], values["seconds_to_finish"]) == (2, 1, 4)
     assert values["kinds"]["Ctrl-C, here"]["kills"] == 1
-    assert values["wrong_ends"] == ["exit code -9: "]
+    assert values["wrong_ends"] == [
+        "left behind: raylet",
+        "exit code -9: ",
+        "left behind: raylet",
+    ]
     assert json.loads(json.dumps(values)) == values
 
 
@@ -316,11 +320,11 @@ def test_a_disk_that_fills_up_ends_a_training_at_its_events(tmp_path):
 import resource
 from fertiray.errors import InputError
 from fertiray.training.logs import EpochLog
-log = EpochLog(999, {str(tmp_path / "tensorboard")!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+log = EpochLog(9, {str(tmp_path / "tensorboard")!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+terms = {{f"training_{{number}}": 0.5 for number in range(20)}}
 try:
-    for epoch in range(1, 999):
-        log(dict(epoch=epoch, training_loss=0.5, training_term=0.25, seconds=1.0))
+    log(dict(epoch=1, training_loss=0.5, seconds=1.0, **terms))
 except InputError as error:
     print(error)
 """

@@ -104,8 +104,9 @@ def test_what_cannot_be_stored_is_in_the_rejects_alone(tmp_path: Path) -> None:
     with (folder / "I-P1-big.png").open("wb") as file:
         file.truncate(CROP.max_bytes + 1)
     (folder / "I-P1-link.png").symlink_to("/etc/hostname")
+    (folder / "I-P1-round.png").symlink_to("I-P1-round.png")
     result = ingest.ingest(str(folder), str(tmp_path / "store"), group_by=r"I-(P\d)")
-    assert (result["files"], result["crops"], result["rejected"]) == (4, 1, 3)
+    assert (result["files"], result["crops"], result["rejected"]) == (5, 1, 4)
     (rejects,) = crops.read_rejects(str(tmp_path / "store"))
     found = {
         row["field"]: (row["stage"], row["reason"], row["error"]) for row in rejects.to_pylist()
@@ -113,8 +114,9 @@ def test_what_cannot_be_stored_is_in_the_rejects_alone(tmp_path: Path) -> None:
     assert found["I-P1-big.png"][:2] == ("read", "too-many-bytes")
     assert found["I-P1-link.png"][:2] == ("read", "unreadable")
     assert "leads out of the input folder" in found["I-P1-link.png"][2]
+    assert found["I-P1-round.png"] == ("read", "unreadable", "not a regular file")
     assert "does not match" in found["other.png"][2]
-    assert rejects.column("crop_id").null_count == 3
+    assert rejects.column("crop_id").null_count == 4
 
 
 def test_a_file_that_vanishes_is_a_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

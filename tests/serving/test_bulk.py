@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fertiray import storage
 from fertiray.data import crops
 from fertiray.scoring.shards import score_locally
 from fertiray.serving import bulk
@@ -112,7 +113,8 @@ def test_interrupted_at_every_step_it_goes_on_and_nothing_is_scored_twice(
     assert len(rejects) == 3
 
 
-def test_a_job_that_never_gets_further_is_given_up(clinic, cohort, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("lost"), storage.StorageError("s3://b: is out")])
+def test_a_job_that_never_gets_further_is_given_up(clinic, cohort, monkeypatch, error):
     monkeypatch.setattr(jobs_module, "PAUSE_S", 0.0)
     made = clinic()
     job = submit(made, cohort)
@@ -120,7 +122,7 @@ def test_a_job_that_never_gets_further_is_given_up(clinic, cohort, monkeypatch):
 
     def broken(job, groups, workers, report):
         calls.append(len(groups))
-        raise OSError("no space left on device")
+        raise error
 
     replace_runner(made, broken).work_off()
     assert calls == [10, 10, 10]

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ RAYLET = "raylet killed"
 MEMORY = "out of memory"
 
 PATIENCE_S = 900.0  # what takes longer hangs
-GONE_S = 30.0  # in which all processes of a command that ended must have gone
+GONE_S = 90.0  # in which all processes of a command must have gone; Ray's agents take 60
 LOOK_S = 0.004  # between two looks at how far a command is
 
 
@@ -38,14 +39,14 @@ class Ended:
         said: what it wrote to stderr.
         document: what it printed on stdout, where that is one JSON document.
         seconds: from its start.
-        orphans: processes that were left half a minute later.
+        orphans: names of processes that were left :data:`GONE_S` later.
     """
 
     code: int | None
     said: str
     document: dict[str, Any] | None
     seconds: float
-    orphans: int
+    orphans: tuple[str, ...] = ()
 
 
 class Command:
@@ -106,14 +107,16 @@ class Command:
             self.process.wait()
         seconds = self.seconds
         left = [own for own in left_over(tree) if own.pid != self.process.pid]
+        names = tuple(_title(own) for own in left)
         for own in left:
-            own.kill()
+            with suppress(psutil.NoSuchProcess):
+                own.kill()
         out, said = self._out.text(GONE_S), self._said.text(GONE_S)
         try:
             document = json.loads(out)
         except ValueError:
             document = None
-        return Ended(code, said, document, seconds, len(left))
+        return Ended(code, said, document, seconds, names)
 
 
 class _Drain:
@@ -172,9 +175,9 @@ def strike(kind: str, command: Command) -> bool:
             return bool(tree)
         victims = tree[:1]
         if kind == ACTOR:
-            victims = [own for own in tree if _named(own, "ray::MapWorker")][:1]
+            victims = [own for own in tree if _title(own).startswith("ray::MapWorker")][:1]
         elif kind == RAYLET:
-            victims = [own for own in tree if _named(own, "raylet")][:1]
+            victims = [own for own in tree if _title(own) == "raylet"][:1]
         elif kind == MEMORY:
             victims = sorted(tree, key=_oom_score)[-1:]
         for own in victims:
@@ -184,8 +187,13 @@ def strike(kind: str, command: Command) -> bool:
         return False
 
 
-def _named(process: psutil.Process, name: str) -> bool:
-    return process.name() == name or " ".join(process.cmdline()).startswith(name)
+def _title(process: psutil.Process) -> str:
+    """As Ray names its processes, such as ``ray::IDLE`` or ``raylet``; empty where it is gone."""
+    try:
+        title = " ".join(process.cmdline())
+        return title if title.startswith("ray::") else process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _oom_score(process: psutil.Process) -> int:

@@ -183,15 +183,18 @@ def figures(found: Tried, place: str, **more: int) -> dict[str, Any]:
         more: what is particular to the command; ``recomputed`` and ``beyond`` (of the units
             computed again those that were more than one per worker) among it.
     """
+    again, orphans = found.again, found.ended.orphans
     wrong = wrong_end(found.kind, found.ended) if found.hit else None
-    again = found.again
+    wrongs = [] if wrong is None else [wrong]
+    if orphans:
+        wrongs.append(f"left behind: {', '.join(orphans)}")
     return {
         "kind": f"{found.kind}, {place}",
         "kills": int(found.hit),
         "finished": int(again.code == 0 or again.document is not None),
         "hangs": sum(own.code is None for own in {id(o): o for o in (found.ended, again)}.values()),
-        "orphans": found.ended.orphans,
-        "wrong_ends": [] if wrong is None else [wrong],
+        "orphans": len(orphans),
+        "wrong_ends": wrongs,
         "seconds_to_finish": None if again is found.ended else again.seconds,
         **more,
     }

@@ -122,6 +122,8 @@ def _decoded(item: Item) -> Pixels | str:
     """The image, or why there is none."""
     try:
         return decode(item.read(), name=item.name)
+    except storage.StorageError:  # the next file would fail too
+        raise
     except (ImageError, InputError, OSError) as error:
         return str(error)
 
