@@ -44,7 +44,7 @@ test: env
 	$(BIN)/python -m pytest
 
 slow: env
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=4000
 
 check: env
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -340,31 +341,37 @@ def _openvino(predictor: Predictor, precision: str, streams: int) -> Execute:
     for n in SHAPES:
         converted.reshape([n, size, size, 3])
         compiled[n] = core.compile_model(converted, "CPU", options)
-    queues = threading.local()
+    rings = threading.local()
 
-    def queue(n: int) -> Any:
-        """Of this thread: a queue serves one."""
-        own = queues.__dict__.setdefault("by_shape", {})
+    def ring(n: int) -> list[Any]:
+        """Requests of this thread.
+
+        No callbacks in Python: a stream's thread that needs Python's lock at the end of one, while
+        another frees the program with that lock held, would wait for ever.
+        """
+        own: dict[int, list[Any]] = rings.__dict__.setdefault("by_shape", {})
         if n not in own:
-            own[n] = ov.AsyncInferQueue(compiled[n], IN_FLIGHT)
-            own[n].set_callback(keep)
+            own[n] = [compiled[n].create_infer_request() for _ in range(IN_FLIGHT)]
         return own[n]
 
-    def keep(request: Any, part: list[NDArray[np.float32]]) -> None:
-        part += [request.get_output_tensor(i).data.copy() for i in range(len(names))]
+    def outputs(request: Any) -> list[NDArray[np.float32]]:
+        request.wait()
+        return [request.get_output_tensor(i).data.copy() for i in range(len(names))]
 
     def execute(crops: Tensor) -> dict[str, Tensor]:
         pixels = crops.numpy()
         parts: list[list[NDArray[np.float32]]] = []
-        for start, n in _split(len(pixels)):
+        running = deque[Any]()
+        for turn, (start, n) in enumerate(_split(len(pixels))):
             chunk = pixels[start : start + n]
             shape = next(size for size in SHAPES if size >= len(chunk))
             if len(chunk) < shape:
                 chunk = np.concatenate([chunk, np.repeat(chunk[:1], shape - len(chunk), 0)])
-            parts.append([])
-            queue(shape).start_async({0: chunk}, parts[-1])
-        for requests in queues.__dict__.get("by_shape", {}).values():
-            requests.wait_all()
+            if len(running) == IN_FLIGHT:
+                parts.append(outputs(running.popleft()))
+            running.append(ring(shape)[turn % IN_FLIGHT])
+            running[-1].start_async({0: chunk})
+        parts += [outputs(request) for request in running]
         found = {}
         for i, name in enumerate(names):
             pieces = [

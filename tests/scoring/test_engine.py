@@ -124,6 +124,28 @@ def test_openvino_serves_several_threads():
         assert np.allclose(values, predictor()(part), atol=1e-4)
 
 
+def test_programs_are_freed_while_their_requests_end():
+    """With callbacks in Python the streams' threads could wait for its lock for ever, while a
+    program was freed by the thread that held it: within 9 to 28 of these rounds."""
+    needs("openvino")
+    code = """
+import numpy as np, torch
+from fertiray.models.predict import Predictor
+from fertiray.models.preprocess import Preprocessing
+from fertiray.models.registry import build_model
+from fertiray.scoring.engine import use
+network = build_model("basic_cnn", 2, in_channels=1, size=32, args={}).eval()
+crops = np.zeros((37, 32, 32, 3), np.uint8)
+for _ in range(50):
+    predictor = Predictor(network, Preprocessing(32, "grey", mean=(0.5,), std=(0.5,)))
+    use(predictor, "openvino-fp32")
+    predictor(crops)
+    predictor(crops[:3])
+    del predictor
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+
 def test_the_gate_by_hand():
     """10 crops: one label of ten changes, two probabilities move by more than 0.02."""
     expected = torch.tensor([[0.9, 0.1]] * 9 + [[0.51, 0.49]])
