@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help env demo real test slow check audit format results clean
+.PHONY: help env demo real test slow check audit minimums format results clean
 
 help:
 	@echo "make demo    environment, synthetic cohort, training, scoring, runs/demo/report.html"
@@ -15,6 +15,7 @@ help:
 	@echo "make slow    the tests that take minutes"
 	@echo "make check   lint and types"
 	@echo "make audit   known vulnerabilities of what is installed (asks the internet)"
+	@echo "make minimums the suite with the oldest releases that are allowed"
 	@echo "make results render the tables of record into README.md"
 
 env: $(STAMP)
@@ -54,6 +55,13 @@ check: env
 audit: env
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --skip-editable
+
+# The oldest releases that pyproject.toml allows, in an environment of their own (as large again).
+minimums: env
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-minimums
+	$(BIN)/uv pip install --quiet --python $(VENV)-minimums/bin/python --resolution lowest-direct -e '.[dev]'
+	$(VENV)-minimums/bin/python -m pytest
 
 format: env
 	$(BIN)/ruff check --fix .

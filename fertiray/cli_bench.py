@@ -96,8 +96,9 @@ def bench_tune(
 
 @app.command("serve")
 def bench_serve(
-    model: Annotated[str, typer.Option(help="A recipe of zona_vgg13; random weights.")] = "vgg13",
-    crops: Annotated[int, typer.Option(min=1024, help="Crops of a job.")] = 8192,
+    model: Annotated[str, typer.Option(help="Network, trained for a moment.")] = "efficientnet_b0",
+    size: Annotated[int, typer.Option(help="Side of its input in pixels.")] = 128,
+    crops: Annotated[int, typer.Option(min=32, help="Crops of a job.")] = 8192,
     seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="Score and job take turns.")] = 2,
     workers: Workers = None,
@@ -115,6 +116,7 @@ def bench_serve(
     with console.stdout_kept_clean():
         values = run_bench(
             model=model,
+            size=size,
             crops=crops,
             seconds=seconds,
             rounds=rounds,

@@ -9,5 +9,13 @@ class InputError(ValueError):
     """
 
 
+class StorageError(InputError):
+    """The storage cannot be reached, refuses or is full: whatever is asked of it next fails too.
+
+    So it ends a command, which goes on where it stopped once the storage is back; where other
+    unreadable input becomes a reject, this must not.
+    """
+
+
 class CountsError(RuntimeError):
     """Rows in are not scored plus rejected: something was lost or counted twice. Exit code 1."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from fertiray import s3 as asking
 from fertiray import storage
 from fertiray.bench.chaos import faulty_s3
 from fertiray.bench.chaos.faulty_s3 import FaultyS3
 from fertiray.data import crops
-from fertiray.errors import InputError
-from fertiray.storage import StorageError
+from fertiray.errors import InputError, StorageError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def proxy(s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE", 0.5)
+    monkeypatch.setattr(asking, "PATIENCE", 0.5)
 
 
 def fill(store: str, rows: int = 40) -> str:
@@ -50,7 +50,7 @@ def read(store: str) -> list[tuple[str, bytes]]:
 def test_each_passing_fault_is_ridden_out(s3: str, proxy: FaultyS3, kind: str, monkeypatch) -> None:
     """Two of five requests are spoilt: each function of the storage still does its work."""
     monkeypatch.setattr(faulty_s3, "PASSING", (kind,))
-    proxy.faults, proxy.seed = 0.4, 3
+    proxy.faults, proxy.seed = 0.4, 4
     folder = storage.join(s3, "folder")
     for number in range(4):
         storage.write_bytes(storage.join(folder, f"{number}.bin"), bytes([number]) * 5000)
@@ -70,12 +70,12 @@ def test_each_passing_fault_is_ridden_out(s3: str, proxy: FaultyS3, kind: str, m
 def test_a_large_object_is_whole_or_absent(s3: str, proxy: FaultyS3, monkeypatch) -> None:
     monkeypatch.setattr(storage, "PART", 5 * 2**20)  # the least that S3 takes
     file, data = storage.join(s3, "large.bin"), os.urandom(11 * 2**20)
-    proxy.faults, proxy.seed = 0.4, 1
+    proxy.faults, proxy.seed = 0.4, 4
     storage.write_bytes(file, data)
     assert sum("partNumber" in entry.path for entry in proxy.log) > 3  # a part was sent again
     assert storage.read_bytes(file) == data
     proxy.faults = 0.0
-    monkeypatch.setattr(storage, "PATIENCE", 0.2)
+    monkeypatch.setattr(asking, "PATIENCE", 0.2)
     other = storage.join(s3, "other.bin")
 
     def breaks_at_the_second_part(method: str, path: str, part: str) -> str | None:
@@ -132,8 +132,8 @@ def test_an_outage_in_the_middle_of_a_part(s3: str, proxy: FaultyS3) -> None:
 
 
 def test_storage_that_does_not_answer(s3: str, proxy: FaultyS3, monkeypatch) -> None:
-    monkeypatch.setattr(storage, "PATIENCE", 0.5)
-    monkeypatch.setattr(storage._patient_s3(), "read_timeout", 0.5)
+    monkeypatch.setattr(asking, "PATIENCE", 0.5)
+    monkeypatch.setattr(asking.patient_s3(), "read_timeout", 0.5)
     proxy.always = "hang"
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"cannot be reached .*timeout"):
@@ -143,9 +143,9 @@ def test_storage_that_does_not_answer(s3: str, proxy: FaultyS3, monkeypatch) -> 
 
 def test_an_upload_that_is_not_taken(s3: str, proxy: FaultyS3, monkeypatch) -> None:
     """More than the connection's buffers hold, sent to somebody who never reads."""
-    monkeypatch.setattr(storage, "PATIENCE", 0.1)
-    monkeypatch.setattr(storage, "SEND_BASE_S", 1.0)
-    monkeypatch.setattr(storage, "SEND_S_PER_MIB", 0.0)
+    monkeypatch.setattr(asking, "PATIENCE", 0.1)
+    monkeypatch.setattr(asking, "SEND_BASE_S", 1.0)
+    monkeypatch.setattr(asking, "SEND_S_PER_MIB", 0.0)
     monkeypatch.setattr(
         faulty_s3._Handler, "_body", lambda handler: handler.server.closing.wait(60)
     )

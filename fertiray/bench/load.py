@@ -51,8 +51,9 @@ def open_loop(
 
     Returns:
         ``rate_per_s`` as asked for, ``requests``, ``answered`` (200), ``refused`` (429 or 503 with
-        ``Retry-After``), ``errors`` (anything else), ``answered_per_s``, and ``p50_ms``,
-        ``p95_ms``, ``p99_ms``, ``max_ms`` of the answered ones; None where there are none.
+        ``Retry-After``), ``errors`` (anything else) and ``errors_by_kind`` (status, or what the
+        client says), ``answered_per_s``, and ``p50_ms``, ``p95_ms``, ``p99_ms``, ``max_ms`` of the
+        answered ones; None where there are none.
     """
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(1 / rate, max(1, int(2 * rate * seconds) + 10))
@@ -131,13 +132,16 @@ async def _run(
         answers = await asyncio.gather(*tasks)
     took = max(seconds, time.perf_counter() - begin)
     kinds = Counter(kind for kind, _ in answers)
+    errors = {kind: n for kind, n in kinds.items() if kind not in ("answered", "refused")}
     times = np.array([latency for kind, latency in answers if kind == "answered"])
     cuts = np.percentile(times, [50, 95, 99, 100]) if len(times) else [None] * 4
     names = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
     return {
         "rate_per_s": round(rate, 3),
         "requests": len(answers),
-        **{kind: kinds[kind] for kind in ("answered", "refused", "errors")},
+        **{kind: kinds[kind] for kind in ("answered", "refused")},
+        "errors": sum(errors.values()),
+        "errors_by_kind": errors,
         "answered_per_s": round(kinds["answered"] / took, 3),
         **{
             name: None if cut is None else round(1000 * float(cut), 2)
@@ -147,17 +151,17 @@ async def _run(
 
 
 async def _one(client: httpx2.AsyncClient, endpoint: Endpoint, due: float) -> tuple[str, float]:
-    """``answered``, ``refused`` or ``errors``, and seconds since the request was due."""
+    """``answered``, ``refused`` or the kind of error, and seconds since the request was due."""
     try:
         answer = await client.post(
             endpoint.url, content=endpoint.body, headers=dict(endpoint.headers)
         )
-    except httpx2.HTTPError:
-        return "errors", time.perf_counter() - due
+    except httpx2.HTTPError as error:
+        return type(error).__name__, time.perf_counter() - due
     if answer.status_code == 200:
         kind = "answered"
     elif answer.status_code in REFUSED and "retry-after" in answer.headers:
         kind = "refused"
     else:
-        kind = "errors"
+        kind = str(answer.status_code)
     return kind, time.perf_counter() - due

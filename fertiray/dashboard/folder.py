@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.dashboard.drawings import EPOCH, Drawing, Line, counts_by_bound
 from fertiray.errors import InputError
 from fertiray.scoring.quality import QUALITY
@@ -57,7 +57,7 @@ class Folder:
         place = storage.join(self.location, *parts)
         if not storage.exists(place):
             return None
-        return pl.read_parquet(storage.read_bytes(place))
+        return parquet.read(place)
 
 
 def _scored(folder: Folder) -> Drawing | None:
@@ -77,7 +77,7 @@ def _rejects(folder: Folder) -> Drawing | None:
     if folder.shards is None:
         return None
     files = storage.list_files(storage.join(folder.location, "rejects"), ".parquet")
-    parts = [pl.read_parquet(storage.read_bytes(file), columns=["stage"]) for file in files]
+    parts = [parquet.read(file, ["stage"]) for file in files]
     counts = pl.concat(parts).group_by("stage").len().sort("stage") if parts else None
     rows = counts.iter_rows() if counts is not None else ()
     return Drawing(bars=tuple((stage, float(n)) for stage, n in rows))

@@ -23,7 +23,7 @@ from fertiray.data.folders import Source, sources
 from fertiray.data.frame import one_thread
 from fertiray.data.images import CROP, ImageError, decode, image_digest
 from fertiray.data.reading import Excluded, cores
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.models.preprocess import Preprocessing, resize_crop
 
 FOLDERS = (("lab", "clinical"), ("A", "B"), ("trainA", "trainB"))
@@ -134,7 +134,7 @@ def _read(
             return Excluded(name, "unreadable", source.problem)
         try:
             pixels = decode(storage.read_bytes(source.location), name=name, limits=CROP)
-        except storage.StorageError:  # the next file would fail too
+        except StorageError:  # the next file would fail too
             raise
         except (ImageError, InputError, OSError) as error:
             return Excluded(name, "unreadable", str(error))

@@ -32,7 +32,7 @@ from fertiray.data.folders import ONLY_SLIDE, Source, check_apart, chunks, inven
 from fertiray.data.head_labels import LabelledPoint
 from fertiray.data.images import DEFAULT, ImageError, Pixels, decode, encode_png, image_digest
 from fertiray.data.segmentation import Head, estimate_head_length, segment_field
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.processes import Workers
 
 FIELDS_PER_PART = 32
@@ -213,7 +213,7 @@ def _read(field: Source) -> tuple[Pixels | None, Row]:
         return None, {"stage": "read", "reason": "unreadable", "error": field.problem}
     try:
         data = storage.read_bytes(field.location)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except (OSError, InputError) as error:
         said = f"cannot be read: {error}"

@@ -24,7 +24,7 @@ from fertiray import storage
 from fertiray.data import crops, manifest
 from fertiray.data.folders import Source, check_apart, chunks, inventory, sources
 from fertiray.data.images import CROP, ImageError, decode, image_digest
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 
 Row = dict[str, Any]
 
@@ -104,7 +104,7 @@ def _take(source: Source) -> tuple[Row | None, Row | None]:
         return None, {**reject, "stage": "read", "reason": "too-many-bytes", "error": said}
     try:
         data = storage.read_bytes(source.location)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except (OSError, InputError) as error:
         said = f"cannot be read: {error}"

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fertiray import storage
 from fertiray.data.datasets import CLASS, Item, Listing, recognise
 from fertiray.data.focus import BLURRED, robust_z
 from fertiray.data.frame import cohort_head_length, cut_head, sample
@@ -24,7 +23,7 @@ from fertiray.data.images import ImageError, Pixels, decode
 from fertiray.data.reading import Cut, Excluded, Picture, read_pictures
 from fertiray.data.splits import join_groups
 from fertiray.data.twins import contradictions, find_twins
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.models.memebg import UNLABELLED
 from fertiray.models.preprocess import Preprocessing, resize_crop
 
@@ -234,7 +233,7 @@ def _decoded(items: Iterable[Item]) -> Iterator[Pixels]:
     for item in items:
         try:
             yield decode(item.read(), name=item.name)
-        except storage.StorageError:  # the next file would fail too
+        except StorageError:  # the next file would fail too
             raise
         except (ImageError, InputError, OSError):
             continue

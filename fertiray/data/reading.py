@@ -16,14 +16,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from fertiray import storage
 from fertiray.data.aspect import otsu_aspect
 from fertiray.data.datasets import Item
 from fertiray.data.focus import focus
 from fertiray.data.frame import one_thread
 from fertiray.data.images import ImageError, Pixels, decode, image_digest
 from fertiray.data.near_duplicates import thumbnail
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 
 Cut = Callable[[Item, Pixels], tuple[Pixels, bool]]
 """From an image to what is kept of it, and whether it is in the frame that was asked for."""
@@ -130,7 +129,7 @@ def _read(item: Item, cut: Cut, aspects: bool) -> Picture | Excluded:
         return Excluded(item.name, "ungraded", f"{item.origin}: no grade that this paper uses")
     try:
         image = decode(item.read(), name=item.name)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except InputError as error:
         return Excluded(item.name, "missing", str(error))

@@ -34,10 +34,9 @@ import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ from fertiray.data.smear import (
     slide_style,
 )
 from fertiray.errors import InputError
+from fertiray.processes import Workers
 
 Progress = Callable[[int, int], None]
 
@@ -331,15 +331,11 @@ def _run(tasks: Iterator[_Task], workers: int) -> Iterator[_Rows]:
     if workers == 1:
         yield from map(_draw, tasks)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded) as pool:
+    with Workers(workers, cv2.setNumThreads, 1) as pool:
         waiting: deque[Future[_Rows]] = deque(pool.submit(_draw, t) for t in islice(tasks, workers))
         while waiting:
             waiting.extend(pool.submit(_draw, t) for t in islice(tasks, 1))
             yield waiting.popleft().result()
-
-
-def _single_threaded() -> None:
-    cv2.setNumThreads(1)
 
 
 def _stream(seed: int, *place: int) -> np.random.Generator:

@@ -28,21 +28,18 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import torch
 from ray import serve
 
-from fertiray import checkpoint, provenance
+from fertiray import provenance
 from fertiray.bench import material
 from fertiray.bench.chaos.service import free_port
 from fertiray.bench.load import Endpoint, capacity, held, open_loop, sweep
 from fertiray.bench.peers import environment
 from fertiray.client import Client
 from fertiray.errors import InputError
-from fertiray.models.registry import build_model
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.score import choose_on_ray, score_on_ray
 from fertiray.on_ray.serve import APP, build
-from fertiray.papers import PAPERS
 from fertiray.scoring.engine import torch_device
 from fertiray.scoring.run import score
 from fertiray.scoring.scorer import Scorer
@@ -50,16 +47,15 @@ from fertiray.scoring.shards import ScoringJob
 from fertiray.serving import tokens
 from fertiray.serving.catalogue import served
 from fertiray.serving.settings import Settings
-from fertiray.tuning.trials import untrained
 
-CLASSES = ("unbound", "bound")
 CLINIC = "bench"
 START_S = 120  # in which a peer must answer
 
 
 def bench_serve(
     *,
-    model: str = "vgg13",
+    model: str = "efficientnet_b0",
+    size: int = 128,
     crops: int = 8192,
     seconds: float = 30,
     rounds: int = 2,
@@ -68,10 +64,11 @@ def bench_serve(
     device: str = "auto",
     litserve: str | None = None,
 ) -> dict[str, Any]:
-    """Measures a service on a Ray of this machine, with random weights and drawn crops.
+    """Measures a service on a Ray of this machine, with drawn crops.
 
     Args:
-        model: one of the recipes of ``zona_vgg13``.
+        model: registered name of the network that is trained for a moment.
+        size: its input's height and width in pixels.
         crops: of a job.
         seconds: of each load.
         rounds: in which ``fertiray score`` and a job take turns.
@@ -95,7 +92,7 @@ def bench_serve(
         cluster(quiet=True),
     ):
         folder = Path(name)
-        network = _network(folder / model, model)
+        network = material.network(folder / model, model, size=size)
         images = material.drawn(folder / "drawn")
         store = material.store(folder / "store", images, crops)
         settings = Settings(
@@ -113,7 +110,8 @@ def bench_serve(
                 (_scored(store, network, folder / f"run-{n}", settings), _job(client, store))
                 for n in range(rounds)
             ]
-            batch1 = _batch1_ms(network, images, settings)
+            interactive = settings.interactive_engine(served(network))
+            batch1 = _batch1_ms(network, images, settings.device, interactive)
             upload = _uploaded(client, images, folder, min(crops, 2048))
             endpoint = _endpoint(client, token, images[0])
             most = min(capacity(endpoint, min(seconds, 10)), 1000 / batch1)
@@ -150,10 +148,11 @@ def bench_serve(
         "sweep": points,
         "peers": peers,
         "model": model,
+        "size": size,
         "crops": crops,
         "workers": workers,
         "engine": engine,
-        "interactive_engine": settings.interactive_engine(served(network)),
+        "interactive_engine": interactive,
         "command": provenance.command(),
         "machine": provenance.machine(),
         "versions": provenance.versions(),
@@ -164,41 +163,9 @@ def _median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 2)
 
 
-def _network(folder: Path, model: str) -> str:
-    """A checkpoint with random weights; speed does not depend on them.
-
-    They say nearly the same of every crop. The threshold is far from that, so that a faster way is
-    judged by how near its probabilities come, and not by which side of 0.5 a rounding falls on.
-    """
-    recipe = untrained(PAPERS["zona_vgg13"].config(model))
-    preprocessing = recipe.preprocessing
-    torch.manual_seed(0)
-    network = build_model(
-        recipe.model,
-        len(CLASSES),
-        in_channels=preprocessing.channels,
-        size=preprocessing.size,
-        args=recipe.model_args,
-    )
-    meta = checkpoint.Meta(
-        name=model,
-        paper="zona_vgg13",
-        model=recipe.model,
-        task="zona",
-        classes=CLASSES,
-        positive="bound",
-        preprocessing=preprocessing,
-        operating=checkpoint.Operating(0.9, 0.9, 0.95, 500, 500),
-        data_digest="random",
-    )
-    checkpoint.save(str(folder), network, meta)
-    return str(folder)
-
-
-def _batch1_ms(network: str, images: Sequence[bytes], settings: Settings) -> float:
+def _batch1_ms(network: str, images: Sequence[bytes], device: str, engine: str) -> float:
     """Median time of the network on one crop in this process, as the service executes it."""
-    engine = settings.interactive_engine(served(network))
-    scorer = Scorer([network], device=settings.device, engines=[engine])
+    scorer = Scorer([network], device=device, engines=[engine])
     times = []
     for number in range(40):
         begin = time.perf_counter()

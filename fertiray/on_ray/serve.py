@@ -31,9 +31,9 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from fertiray import config, storage
+from fertiray import config
 from fertiray.data.crops import RowGroup
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.telemetry import export_worker
 from fertiray.scoring.engine import Choice, choose_engines
@@ -303,7 +303,7 @@ class Shards:
     def _score(self, job: ScoringJob, group: RowGroup) -> dict[str, Any] | str:
         try:
             return dataclasses.asdict(self._scorer(job)(group))
-        except storage.StorageError:
+        except StorageError:
             raise  # the job is tried again
         except InputError as error:
             return str(error)

@@ -7,16 +7,14 @@ division into files change nothing.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.errors import InputError
 from fertiray.evaluation.intervals import prevalence_interval, rogan_gladen, wilson
 from fertiray.scoring.agreement import cohort_agreement, patient_agreement
@@ -77,8 +75,8 @@ def aggregate_run(
     run: str, models: Mapping[str, ModelInfo], *, verdict_on: VerdictOn = "prevalence"
 ) -> Aggregates:
     """The same for a run folder, local or on S3: its files are counted one after the other."""
-    counts = [count_labels(_read(file, READ)) for file in _files(run, "scores")]
-    rejected = [count_rejects(_read(file, PLACE)) for file in _files(run, "rejects")]
+    counts = [count_labels(parquet.read(file, READ)) for file in _files(run, "scores")]
+    rejected = [count_rejects(parquet.read(file, PLACE)) for file in _files(run, "rejects")]
     return _from_counts(_add_up(counts, COUNTED), _add_up(rejected, PLACE), models, verdict_on)
 
 
@@ -86,7 +84,7 @@ def write_tables(run: str, tables: Aggregates) -> None:
     """Writes ``patients`` and ``slides`` as Parquet and CSV and ``agreement`` as Parquet."""
     for name in ("patients", "slides", "agreement"):
         frame: pl.DataFrame = getattr(tables, name)
-        storage.write_bytes(storage.join(run, f"{name}.parquet"), _parquet(frame))
+        parquet.write(storage.join(run, f"{name}.parquet"), frame)
         if name != "agreement":
             storage.write_bytes(storage.join(run, f"{name}.csv"), to_csv(frame).encode())
 
@@ -128,22 +126,6 @@ def _add_up(counts: Sequence[pl.DataFrame], keys: Sequence[str]) -> pl.DataFrame
 
 def _files(run: str, folder: str) -> list[str]:
     return storage.list_files(storage.join(run, folder), ".parquet")
-
-
-def _read(file: str, columns: list[str]) -> pl.DataFrame:
-    fs, path = storage.filesystem(file)
-    with fs.open(path) as source:
-        parquet = pq.ParquetFile(source)
-        table = parquet.read([name for name in columns if name in parquet.schema_arrow.names])
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()
 
 
 def _from_counts(

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.errors import InputError
 
 IMAGE_BYTES = 9_000_000  # of pictures, as base64, in one report
@@ -28,17 +28,12 @@ def table(run: str, name: str) -> pl.DataFrame:
     Raises:
         InputError: it is not there, or damaged.
     """
-    place = storage.join(run, name)
-    try:
-        return pl.read_parquet(storage.read_bytes(place))
-    except pl.exceptions.PolarsError as error:
-        said = str(error).partition("\n")[0]
-        raise InputError(f"{place}: not readable as Parquet ({said}); score again") from error
+    return parquet.read(storage.join(run, name))
 
 
 def _parts(run: str, name: str) -> Iterator[pl.DataFrame]:
     for file in storage.list_files(storage.join(run, name), ".parquet"):
-        yield pl.read_parquet(storage.read_bytes(file))
+        yield parquet.read(file)
 
 
 def rejects_by_patient(run: str, store: str | None) -> dict[str, list[Row]]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fertiray import storage
 from fertiray.data.crops import REJECT_SCHEMA, SCHEMA, parts
 from fertiray.data.images import ImageError, decode
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.scoring.figures import class_colours
 from fertiray.scoring.verdicts import ModelInfo
 
@@ -263,7 +263,7 @@ def _image(location: str) -> NDArray[np.uint8] | None:
     """The field's pixels, or None where it is gone or cannot be read."""
     try:
         return decode(storage.read_bytes(location), name=location)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except (InputError, ImageError):
         return None

@@ -6,7 +6,6 @@ nearest mixture of the validation's classes expects. Neither it nor a metric nam
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fertiray import storage, telemetry
+from fertiray import parquet, storage, telemetry
 from fertiray.checkpoint import Meta
 from fertiray.evaluation.drift import BINS, Drift, drift, score_counts
 from fertiray.scoring.verdicts import INDETERMINATE, NO_RESULT, VERDICTS
@@ -37,10 +36,8 @@ def write_quality(run: str, metas: Sequence[Meta], patients: pl.DataFrame) -> di
     """
     found = _scores(run, metas)
     drifts = {meta.name: _drift(found[meta.name], meta) for meta in metas}
-    buffer = io.BytesIO()
-    table = pl.concat(_rows(name, found[name], own) for name, own in drifts.items())
-    table.write_parquet(buffer)
-    storage.write_bytes(storage.join(run, QUALITY), buffer.getvalue())
+    rows = (_rows(name, found[name], own) for name, own in drifts.items())
+    parquet.write(storage.join(run, QUALITY), pl.concat(rows))
     for meta in metas:
         _tell(meta, patients.filter(pl.col("model") == meta.name), drifts[meta.name])
     return {
@@ -54,7 +51,7 @@ def _scores(run: str, metas: Sequence[Meta]) -> dict[str, NDArray[np.int64]]:
     found = {meta.name: np.zeros(BINS, np.int64) for meta in metas}
     columns = ["model", *dict.fromkeys(f"p_{meta.positive}" for meta in metas)]
     for file in storage.list_files(storage.join(run, "scores"), ".parquet"):
-        frame = pl.read_parquet(storage.read_bytes(file), columns=columns)
+        frame = parquet.read(file, columns)
         for meta in metas:
             own = frame.filter(pl.col("model") == meta.name)[f"p_{meta.positive}"]
             found[meta.name] += score_counts(own.to_numpy())

@@ -25,7 +25,7 @@ from itertools import chain, zip_longest
 import numpy as np
 import polars as pl
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.data.crops import RowGroup, read_row_group
 from fertiray.scoring.adaptive import Adaptive, settled
 from fertiray.scoring.aggregate import PLACE, Aggregates, VerdictOn, count_labels
@@ -153,8 +153,8 @@ def read_layout(store: str, groups: Sequence[RowGroup]) -> list[dict[Place, int]
 
 def read_counts(out: str, shard: str, models: Mapping[str, ModelInfo]) -> Counts:
     """What a run folder holds of a shard that is done."""
-    data = storage.read_bytes(storage.join(out, "scores", f"{shard}.parquet"))
-    labels = count_labels(pl.read_parquet(data, columns=[*PLACE, "model", "label"]))
+    place = storage.join(out, "scores", f"{shard}.parquet")
+    labels = count_labels(parquet.read(place, [*PLACE, "model", "label"]))
     found: dict[tuple[str, str, str], tuple[int, int]] = {}
     columns = (*PLACE, "model", "label", "n")
     for name, slide, model, label, crops in labels.select(columns).iter_rows():

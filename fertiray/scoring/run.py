@@ -9,9 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-import pyarrow.parquet as pq
-
-from fertiray import checkpoint, config, provenance, storage, telemetry, work
+from fertiray import checkpoint, config, parquet, provenance, storage, telemetry, work
 from fertiray.data.crops import RowGroup, iter_batches, row_groups
 from fertiray.errors import CountsError, InputError
 from fertiray.scoring.adaptive import Adaptive
@@ -292,11 +290,7 @@ def reconcile(
 
 
 def _rows(place: str) -> int:
-    fs, path = storage.filesystem(place)
-    if not fs.exists(path):
-        return 0
-    with fs.open(path) as file:
-        return int(pq.ParquetFile(file).metadata.num_rows)
+    return parquet.rows(place) if storage.exists(place) else 0
 
 
 def _model_record(meta: checkpoint.Meta) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -29,6 +29,7 @@ from fertiray.scoring.gallery import GALLERY_SCHEMA, Gallery
 from fertiray.scoring.scorer import ScoredBatch, Scorer, class_columns
 
 # Crops decoded and held at a time: bounds a worker's memory whatever the size of a row group.
+PARTS = ("scores", "rejects")  # of a shard that is done
 BATCH = 256
 
 REJECT_SCHEMA = pa.schema(
@@ -201,7 +202,7 @@ class ShardScorer:
 
     def _write(self, folder: str, shard: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
         place = storage.join(self.job.out, folder, f"{shard}.parquet")
         storage.write_bytes(place, buffer.getvalue())
 
@@ -239,6 +240,6 @@ def score_locally(
 
 
 def done_shards(out: str) -> set[str]:
-    """Names of the shards whose scores are on disk."""
-    files: Iterable[str] = storage.list_files(storage.join(out, "scores"), ".parquet")
-    return {PurePosixPath(file).stem for file in files}
+    """Names of the shards whose scores and rejects are on disk."""
+    parts = (storage.list_files(storage.join(out, part), ".parquet") for part in PARTS)
+    return set.intersection(*({PurePosixPath(file).stem for file in part} for part in parts))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.scoring.shards import ShardResult
 
 TIMELINE = "shards.parquet"
@@ -50,7 +49,5 @@ def write_timeline(run: str, results: Sequence[tuple[float, ShardResult]]) -> No
     ]
     table = pl.DataFrame(rows, _SCHEMA)
     if storage.exists(place):
-        table = pl.concat([pl.read_parquet(storage.read_bytes(place)), table])
-    buffer = io.BytesIO()
-    table.unique("shard", keep="last", maintain_order=True).sort("finished").write_parquet(buffer)
-    storage.write_bytes(place, buffer.getvalue())
+        table = pl.concat([parquet.read(place), table])
+    parquet.write(place, table.unique("shard", keep="last", maintain_order=True).sort("finished"))

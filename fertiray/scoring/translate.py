@@ -27,7 +27,7 @@ from fertiray import generator_checkpoint, storage
 from fertiray.data.crops import is_store
 from fertiray.data.folders import SIDECARS, Source, check_apart, inventory, sources
 from fertiray.data.images import CROP, EXTENSIONS, ImageError, decode, encode_png
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.models.preprocess import Preprocessing, resize_crop
 from fertiray.models.translator import Translator
 
@@ -179,7 +179,7 @@ def _read(source: Source, names: Mapping[str, str], preprocessing: Preprocessing
         return _Read(source, reason="appeared while the others were translated; call again")
     try:
         data = storage.read_bytes(source.location)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except (InputError, OSError) as error:
         return _Read(source, reason=f"unreadable: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
@@ -16,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 import fertiray
+from fertiray.errors import StorageError
 from fertiray.serving import measures, receive, schemas
 from fertiray.serving.door import Door
 from fertiray.serving.interactive import BusyError
@@ -34,6 +36,8 @@ from fertiray.serving.service import (
 from fertiray.serving.uploads_api import upload_routes
 
 WEB = Path(str(files("fertiray") / "web" / "clinic"))
+
+log = logging.getLogger(__name__)
 
 ABOUT = """
 Scores sperm-head crops with published networks. A few images are answered at once
@@ -75,6 +79,7 @@ def create_app(service: Service) -> ASGIApp:
         responses={code: PROBLEMS[code] for code in (401, 422)},
     )
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(StorageError, _out)
     receiving = Receiving(service.limits.receiving)
     app.include_router(upload_routes(service, receiving))
     app.include_router(job_routes(service, current, receiving))
@@ -157,6 +162,13 @@ def _routes(app: FastAPI, service: Service, current: Current) -> None:
     @app.get("/static/report.css", include_in_schema=False)
     async def style() -> FileResponse:
         return FileResponse(WEB.parent / "report.css")
+
+
+def _out(_: Request, error: Exception) -> Response:
+    """The storage is out: nothing is wrong with the request. What it said is the operator's."""
+    log.warning("storage: %s", error)
+    detail = "the storage does not answer; try later"
+    return JSONResponse({"detail": detail}, 503, {"retry-after": "30"})
 
 
 def _invalid(_: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fertiray import storage
 from fertiray.data.ingest import ingest
-from fertiray.errors import CountsError, InputError
+from fertiray.errors import CountsError, InputError, StorageError
 from fertiray.scoring.run import Chooser, Runner, score
 from fertiray.scoring.shards import ScoringJob
 from fertiray.serving import archives
@@ -86,7 +86,7 @@ def _work_on(work: Work, job: Job, lease: str, stop: threading.Event) -> None:
             work.jobs.release(job.id, lease)
         else:
             _end(work, job, lease, "cancelled")
-    except storage.StorageError:
+    except StorageError:
         _again(work, job, lease)
     except (InputError, CountsError) as error:
         _end(work, job, lease, "failed", _plain(str(error), work.places.job(job.id)))

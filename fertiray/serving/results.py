@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import polars as pl
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.data import crops
 from fertiray.evaluation.intervals import wilson
 from fertiray.scoring import wording
@@ -46,9 +45,7 @@ def content(run: str, name: Table, form: Literal["csv", "parquet", "html"]) -> b
     frame = _parts(run, name)
     if form == "csv":
         return to_csv(frame).encode()
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()
+    return parquet.to_bytes(frame)
 
 
 def rows(run: str, name: Table) -> list[Row]:
@@ -59,7 +56,7 @@ def rows(run: str, name: Table) -> list[Row]:
 
 def _parts(run: str, name: str) -> pl.DataFrame:
     files = storage.list_files(storage.join(run, name), ".parquet")
-    parts = [pl.read_parquet(storage.read_bytes(file)) for file in files]
+    parts = [parquet.read(file) for file in files]
     return pl.concat(parts).sort("crop_id")
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from fertiray import storage
 from fertiray.data.images import CROP, ImageError, Pixels, decode, encode_png
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.scoring.contents import rejects_by_patient
 from fertiray.scoring.verdicts import ModelInfo
 from fertiray.serving import catalogue, fragments, results, schemas
@@ -105,6 +105,8 @@ def result_routes(service: Service) -> APIRouter:
             picture = await service.backend.explain(_model(found, model), data, method)
         except BusyError:
             raise busy() from None
+        except StorageError:
+            raise
         except InputError as error:
             raise HTTPException(409, "the job's network is not here any more") from error
         return Response(picture, media_type="image/png")
@@ -147,6 +149,8 @@ def _model(job: Job, name: str) -> catalogue.Served:
 def _crop(service: Service, job: Job, crop_id: str) -> bytes:
     try:
         data = results.crop_image(service.places.store(job), crop_id)
+    except StorageError:
+        raise
     except InputError as error:
         raise HTTPException(409, "the job's crops are not here any more") from error
     if data is None:

@@ -184,7 +184,7 @@ def no_job() -> HTTPException:
 ABSENT: Responses = {
     404: {"model": schemas.Problem, "description": "None of this clinic's"},
     409: {"model": schemas.Problem, "description": "Not in this state"},
-    403: PROBLEMS[403],
+    **{code: PROBLEMS[code] for code in (403, 503)},
 }
 
 

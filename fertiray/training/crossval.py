@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fertiray import config, storage
+from fertiray import config, parquet, storage
 from fertiray.data import splits
 from fertiray.data.labelled import UNLABELLED, LabelledCrops
 from fertiray.data.splits import Parts, three_parts
@@ -32,8 +32,6 @@ from fertiray.training.fit import fit
 from fertiray.training.predictions import (
     Predictions,
     probabilities_in,
-    read_table,
-    write_table,
 )
 from fertiray.training.start import starting_point
 from fertiray.training.train import load, positive_class, probabilities_of, strata
@@ -177,7 +175,7 @@ class _Folds:
             raise InputError(
                 f"{place}: made with other settings, data, folds or seed: give another --out"
             )
-        table = read_table(storage.join(out, f"fold-{number}.parquet"))
+        table = parquet.read(storage.join(out, f"fold-{number}.parquet"))
         return line, self._predictions(
             self.tests[number - 1], probabilities_in(table, self.crops.tasks)
         )
@@ -230,7 +228,7 @@ class _Folds:
         }
         if out is not None and folder is not None:
             # The line comes last: a fold with it is whole.
-            write_table(storage.join(out, f"fold-{number}.parquet"), predictions.table())
+            parquet.write(storage.join(out, f"fold-{number}.parquet"), predictions.table())
             _write_json(storage.join(out, f"fold-{number}.json"), line)
             storage.remove(folder)
         return line, predictions

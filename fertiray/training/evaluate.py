@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fertiray import checkpoint, storage
+from fertiray import checkpoint, parquet, storage
 from fertiray.data.datasets import Listing, recognise
 from fertiray.data.labelled import LabelledCrops, load_labelled
 from fertiray.data.splits import load_split
 from fertiray.errors import InputError
 from fertiray.evaluation.trust import trust
 from fertiray.models.predict import Views
-from fertiray.training.predictions import Predictions, in_order_of, write_table
+from fertiray.training.predictions import Predictions, in_order_of
 from fertiray.training.train import SPLIT
 
 SPLITS = ("training", "validation", "test", "all")
@@ -77,7 +77,7 @@ def evaluate(
     )
     results = predictions.results(seed=0)
     if out is not None:
-        write_table(out, predictions.table())
+        parquet.write(out, predictions.table())
     learned = learned_digests(folder)
     seen = sum(crops.digests[i] in learned for i in picked)
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from fertiray import console, storage, telemetry, work
+from fertiray import console, parquet, storage, telemetry, work
+from fertiray.errors import StorageError
 
 HISTORY = "history.parquet"
 
@@ -57,7 +57,7 @@ class EpochLog:
         try:
             self._add_events(epoch, line, folder)
         except OSError as error:
-            raise storage.StorageError(
+            raise StorageError(
                 f"{folder}: cannot be written ({error.strerror}); free space there or give another"
                 " place, and run the same command again"
             ) from error
@@ -85,8 +85,6 @@ def _add_row(place: str, line: dict[str, Any]) -> None:
     """Adds an epoch to a table; epochs after it are of an earlier training."""
     table = pl.DataFrame([line])
     if storage.exists(place):
-        before = pl.read_parquet(storage.read_bytes(place)).filter(pl.col("epoch") < line["epoch"])
+        before = parquet.read(place).filter(pl.col("epoch") < line["epoch"])
         table = pl.concat([before, table], how="diagonal_relaxed")
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    storage.write_bytes(place, buffer.getvalue())
+    parquet.write(place, table)

@@ -5,7 +5,6 @@ Shapes: M images, T tasks, K_t classes of task t.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fertiray import storage
 from fertiray.data.labelled import UNLABELLED, LabelledCrops
 from fertiray.evaluation.metrics import day_rule, measure, within
 from fertiray.models.predict import call
@@ -197,18 +195,6 @@ def probabilities_in(
         task: table.select([f"p{_end(tasks, task)}_{name}" for name in classes]).to_numpy()
         for task, classes in tasks.items()
     }
-
-
-def write_table(place: str, table: pl.DataFrame) -> None:
-    """Writes a Parquet file, local or ``s3://``."""
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    storage.write_bytes(place, buffer.getvalue())
-
-
-def read_table(place: str) -> pl.DataFrame:
-    """Reads a Parquet file, local or ``s3://``."""
-    return pl.read_parquet(io.BytesIO(storage.read_bytes(place)))
 
 
 def in_order_of(tasks: Mapping[str, tuple[str, ...]], crops: LabelledCrops) -> NDArray[np.int64]:

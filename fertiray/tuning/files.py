@@ -10,9 +10,8 @@ from typing import Any
 import polars as pl
 from matplotlib.figure import Figure
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.evaluation.figures.look import save
-from fertiray.training.predictions import write_table
 
 
 def absolute(location: str) -> str:
@@ -43,7 +42,7 @@ def write_study(
         The places written, ``study.json`` the last.
     """
     trials, table = storage.join(folder, "trials.parquet"), storage.join(folder, "table.md")
-    write_table(trials, pl.DataFrame(rows, infer_schema_length=None))
+    parquet.write(trials, pl.DataFrame(rows, infer_schema_length=None))
     storage.write_bytes(table, values["table"].encode())
     places = [trials, table]
     for name, figure in figures.items():

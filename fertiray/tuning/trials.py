@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from fertiray import config, storage
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.models.predict import Predictor, call
 from fertiray.models.registry import MODELS
 from fertiray.papers import PAPERS, Paper
@@ -186,7 +186,7 @@ class Here:
             error = None
             try:
                 trial.run(views(trial.settings), device=self.device)
-            except storage.StorageError:  # the next would fail too
+            except StorageError:  # the next would fail too
                 raise
             except Exception as caught:  # one trial is not the study
                 error = one_line(caught)

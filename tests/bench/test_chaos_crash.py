@@ -42,6 +42,7 @@ from fertiray.cli import main
 from fertiray.data import crops, extract
 from fertiray.data.extract import segment_store
 from fertiray.data.synthetic import synth_crops, synth_fields
+from fertiray.errors import StorageError
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
 from fertiray.studies import train_paper
@@ -307,10 +308,10 @@ def test_a_full_disk_ends_a_study_and_not_only_a_trial():
         settings = None
 
         def run(self, view, *, device):
-            raise storage.StorageError("cells/fold-1.json: no room to write")
+            raise StorageError("cells/fold-1.json: no room to write")
 
     ended = []
-    with pytest.raises(storage.StorageError, match="no room"):
+    with pytest.raises(StorageError, match="no room"):
         Here().trials([OntoAFullDisk()] * 2, lambda settings: None, ended.append)
     assert ended == []
 
@@ -318,7 +319,7 @@ def test_a_full_disk_ends_a_study_and_not_only_a_trial():
 def test_a_disk_that_fills_up_ends_a_training_at_its_events(tmp_path):
     code = f"""
 import resource
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.training.logs import EpochLog
 log = EpochLog(9, {str(tmp_path / "tensorboard")!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))

@@ -52,12 +52,14 @@ def test_every_answer_is_of_one_kind(endpoint):
     numbers = range(2, count[0] + 1)
     assert found["refused"] == sum(n % 5 == 0 for n in numbers)
     assert found["errors"] == sum(n % 7 == 0 and n % 5 != 0 for n in numbers)
+    assert found["errors_by_kind"] == {"503": found["errors"]}
     assert 20 <= found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] <= found["max_ms"]
 
 
 def test_nobody_there_is_an_error_and_no_latency():
     found = open_loop(Endpoint("http://127.0.0.1:9/", {}, b""), 20, 0.5)
     assert found["errors"] == found["requests"] > 0
+    assert found["errors_by_kind"] == {"ConnectError": found["errors"]}
     assert found["p99_ms"] is None
     with pytest.raises(RuntimeError, match="answered none"):
         capacity(Endpoint("http://127.0.0.1:9/", {}, b""), 0.2)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from fertiray.bench.chaos.bombs import (
+    EMPTY_BLOCKS,
     HEIGHT,
     bombs,
     chunk,
@@ -150,6 +151,7 @@ def test_a_bomb_in_the_pixel_stream_is_not_unpacked(colour: int) -> None:
 
 def test_a_stream_of_noughts_is_zlibs() -> None:
     assert zlib.decompress(packed_noughts(3 * 2**20)) == bytes(3 * 2**20)
+    assert zlib.decompress(EMPTY_BLOCKS) == b""
 
 
 @pytest.mark.parametrize("name", bombs())

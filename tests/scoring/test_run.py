@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from fertiray import checkpoint
@@ -173,6 +174,28 @@ def test_lost_rows_are_noticed(whole, store, zona_checkpoint, tmp_path):
     assert done.returncode == 1
     assert victim.stem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit turned"])
+@pytest.mark.parametrize("part", ["scores", "rejects"])
+def test_a_damaged_part_is_named_and_made_again(
+    whole, store, zona_checkpoint, tmp_path, part, damage
+):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    victim = max((out / part).glob("*.parquet"), key=lambda file: file.stat().st_size)
+    chunk = pq.read_metadata(victim).row_group(0).column(1)  # patient_id
+    data = bytearray(victim.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start + chunk.total_compressed_size - 3] ^= 1
+    victim.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    job = ScoringJob(store, (zona_checkpoint,), str(out), engine="eager")
+    with pytest.raises(InputError, match=f"{part}/{victim.name}: cannot be read as Parquet"):
+        score(job, score_locally, workers=1)
+    victim.unlink()
+    score(job, score_locally, workers=1)
+    for name in ("scores", "rejects"):
+        assert rows(out, name).equals(rows(whole[0], name))
 
 
 def test_two_checkpoints_in_one_pass_score_as_each_alone(whole, store, zona_checkpoint, tmp_path):

@@ -8,9 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fertiray import storage
 from fertiray.data.ingest import ingest
+from fertiray.errors import StorageError
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
+from fertiray.serving import results
 from tests.serving.conftest import tarred, zipped
 
 
@@ -335,6 +338,35 @@ def test_patients_crops_and_heatmaps(clinic, cohort, expected):
     assert get("/crops/none/image").status_code == 404
     rejected = pl.read_parquet(expected / "run/rejects/*.parquet")["crop_id"][0]
     assert get(f"/crops/{rejected}/image").status_code == 409
+
+
+def test_a_storage_that_is_out_is_nobodys_mistake(clinic, cohort, monkeypatch):
+    """503 with Retry-After; what the storage said is for the operator's log only."""
+    service = clinic()
+    job = finished(service, submit(service, zipped(cohort)))
+    base = f"/v1/jobs/{job['id']}"
+    listed = service.client.get(f"{base}/patients", headers=service.a).json()["patients"]
+    model = listed[0]["results"][0]["row"]["model"]
+    shown = service.client.get(f"{base}/patients/0", headers=service.a).json()
+    crop = shown["results"][0]["pictures"][0]["crop_id"]
+
+    def out(place, *_, **__):
+        raise StorageError(f"{place}: cannot be reached")
+
+    monkeypatch.setattr(storage, "read_bytes", out)
+    monkeypatch.setattr(results, "crop_image", out)
+    for path in (
+        "/patients",
+        "/patients/0",
+        "/result?format=csv",
+        "/view",
+        f"/crops/{crop}/image",
+        f"/crops/{crop}/heatmap?model={model}",
+    ):
+        answer = service.client.get(base + path, headers=service.a)
+        assert answer.status_code == 503, path
+        assert answer.headers["retry-after"] == "30"
+        assert answer.json() == {"detail": "the storage does not answer; try later"}
 
 
 def test_openapi_has_every_route_with_a_description_and_examples(clinic):

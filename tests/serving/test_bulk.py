@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fertiray import storage
 from fertiray.data import crops
+from fertiray.errors import StorageError
 from fertiray.scoring.shards import score_locally
 from fertiray.serving import bulk
 from fertiray.serving import jobs as jobs_module
@@ -113,7 +113,7 @@ def test_interrupted_at_every_step_it_goes_on_and_nothing_is_scored_twice(
     assert len(rejects) == 3
 
 
-@pytest.mark.parametrize("error", [OSError("lost"), storage.StorageError("s3://b: is out")])
+@pytest.mark.parametrize("error", [OSError("lost"), StorageError("s3://b: is out")])
 def test_a_job_that_never_gets_further_is_given_up(clinic, cohort, monkeypatch, error):
     monkeypatch.setattr(jobs_module, "PAUSE_S", 0.0)
     made = clinic()

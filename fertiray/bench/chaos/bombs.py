@@ -20,6 +20,7 @@ from fertiray.data.images import CROP, Pixels
 WIDTH, HEIGHT = 45, 37  # odd, so that every format has to pad its rows
 LARGE = 2048  # of a square with as many pixels as a crop may have
 BOMB = 2**31  # bytes that a bomb unpacks to
+EMPTY_BLOCKS = b"\x78\1" + b"\0\0\0\xff\xff" * 200_000 + b"\3\0\0\0\0\1"  # a zlib stream of nothing
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -89,6 +90,7 @@ def bombs() -> dict[str, bytes]:
         "png-RGB profile": png(header(2), row, chunk(b"iCCP", b"profile\0\0" + noughts)),
         "tiff-deflate pixels": tiff(20, 20, noughts, coding=8),
         "tiff-deflate strips": tiff(4, 4096, megabyte, coding=8, strips=4096),
+        "tiff-deflate empty strips": tiff(4, 4096, EMPTY_BLOCKS, coding=8, strips=4096),
         "tiff-L tags": tiff(20, 20, bytes(2**20), coding=1, tags=4000),
         "jpeg-progressive scans": many_scans(LARGE),
     }

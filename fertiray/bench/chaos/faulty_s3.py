@@ -113,8 +113,8 @@ class FaultyS3(ThreadingHTTPServer):
         key = (method, path, part)
         with self._lock:
             self._made[key] += 1
-            # The bucket does not count: tests give each its own.
-            inside = re.sub("^/[^/?]*", "", path)
+            # The bucket does not count, as tests give each its own, nor an upload's drawn name.
+            inside = re.sub("^/[^/?]*|uploadId=[^&]*", "", path)
             chance = random.Random(f"{self.seed} {method} {inside} {part} {self._made[key]}")
             drawn = chance.choice(PASSING) if chance.random() < self.faults else None
             fault = self.always or drawn

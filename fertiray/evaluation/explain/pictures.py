@@ -14,7 +14,7 @@ from fertiray.data.crops import iter_rows, row_groups
 from fertiray.data.datasets import Item, Listing, crop_store
 from fertiray.data.frame import cohort_head_length, cut_head, sample
 from fertiray.data.images import ImageError, Pixels, decode
-from fertiray.errors import InputError
+from fertiray.errors import InputError, StorageError
 from fertiray.evaluation.explain.localise import head_region
 from fertiray.models.preprocess import resize_crop
 
@@ -122,7 +122,7 @@ def _decoded(item: Item) -> Pixels | str:
     """The image, or why there is none."""
     try:
         return decode(item.read(), name=item.name)
-    except storage.StorageError:  # the next file would fail too
+    except StorageError:  # the next file would fail too
         raise
     except (ImageError, InputError, OSError) as error:
         return str(error)

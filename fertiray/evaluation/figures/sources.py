@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tensorboardX.proto.event_pb2 import Event
 
-from fertiray import storage
+from fertiray import parquet, storage
 from fertiray.checkpoint import Meta
 from fertiray.data.labelled import UNLABELLED, LabelledCrops, load_labelled
 from fertiray.data.splits import load_split
@@ -69,7 +68,7 @@ def read_crossval(folder: str) -> tuple[dict[str, Any], list[Graded]]:
     """
     result = json.loads(storage.read_bytes(storage.join(folder, "crossval.json")))
     tables = [
-        _table(storage.join(folder, f"fold-{line['fold']}.parquet")).with_columns(
+        parquet.read(storage.join(folder, f"fold-{line['fold']}.parquet")).with_columns(
             fold=pl.lit(line["fold"])
         )
         for line in result["folds"]
@@ -80,10 +79,6 @@ def read_crossval(folder: str) -> tuple[dict[str, Any], list[Graded]]:
         _graded(table, task, part["pooled"], f"_{task}" if len(tasks) > 1 else "")
         for task, part in tasks.items()
     ]
-
-
-def _table(place: str) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(storage.read_bytes(place)))
 
 
 def _graded(table: pl.DataFrame, task: str, pooled: dict[str, Any], end: str) -> Graded:

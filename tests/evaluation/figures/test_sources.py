@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from fertiray import parquet
 from fertiray.data.labelled import UNLABELLED, LabelledCrops
 from fertiray.evaluation.figures.sources import graded, read_crossval
-from fertiray.training.predictions import Predictions, write_table
+from fertiray.training.predictions import Predictions
 
 TASKS = {"EXP": ("0", "1"), "ICM": ("A", "B", "C")}
 
@@ -37,7 +38,7 @@ def test_each_task_has_its_own_images(tmp_path):
     }
     table = own.table()
     for number, part in enumerate((table[:5], table[5:]), 1):
-        write_table(str(tmp_path / f"fold-{number}.parquet"), part)
+        parquet.write(str(tmp_path / f"fold-{number}.parquet"), part)
     result = {**tasks["EXP"], "tasks": tasks, "folds": [{"fold": 1}, {"fold": 2}]}
     (tmp_path / "crossval.json").write_text(json.dumps(result))
     _, (exp, icm) = read_crossval(str(tmp_path))
