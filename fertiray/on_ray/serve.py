@@ -27,7 +27,7 @@ from typing import Any
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -43,12 +43,15 @@ from fertiray.serving.address import Address
 from fertiray.serving.api import create_app
 from fertiray.serving.bulk import Workers
 from fertiray.serving.catalogue import Served, served
-from fertiray.serving.interactive import MODELS_HELD, Batcher, BusyError, EngineOf, Networks, Row
+from fertiray.serving.interactive import MODELS_HELD, Batcher, EngineOf, Networks, Row
 from fertiray.serving.settings import Settings, prepare, service_of, work_of
 
 APP = "fertiray"
 LOST = (RayActorError, ReplicaUnavailableError)  # the replica died or left; another one can do it
 TRIES = 5
+# Requests that a replica takes. The door itself refuses what is too much: where replicas are full,
+# Serve tries them again up to a second later, and most of their time is lost.
+ROOM = 4096
 QUIET = {"enable_access_log": False}  # the audit log is the record; it holds no paths
 COMMON: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
 
@@ -72,7 +75,7 @@ def build(args: Mapping[str, Any]) -> Application:
         "Door": serve.deployment(
             serve.ingress()(Door),
             name="Door",
-            max_ongoing_requests=256,
+            max_ongoing_requests=ROOM,
             max_queued_requests=512,
             backpressure_config={"status_code": 503, "retry_after_s": 2},
             **COMMON,
@@ -80,8 +83,7 @@ def build(args: Mapping[str, Any]) -> Application:
         "Scoring": serve.deployment(
             Scoring,
             name="Scoring",
-            max_ongoing_requests=64,
-            max_queued_requests=settings.limits.requests,
+            max_ongoing_requests=ROOM,
             autoscaling_config={
                 "min_replicas": 1,
                 "max_replicas": settings.scorers,
@@ -154,8 +156,6 @@ class Replicas:
         for attempt in range(TRIES):
             try:
                 return await call.remote(model, engine, *args)
-            except BackPressureError as error:
-                raise BusyError from error
             except LOST:
                 if attempt == TRIES - 1:
                     raise

@@ -28,10 +28,11 @@ from fertiray.serving.service import (
     Clinic,
     Current,
     Names,
-    Receiving,
+    Room,
     Service,
     busy,
     models_named,
+    receiving_enough,
 )
 from fertiray.serving.uploads_api import upload_routes
 
@@ -80,16 +81,17 @@ def create_app(service: Service) -> ASGIApp:
     )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StorageError, _out)
-    receiving = Receiving(service.limits.receiving)
+    receiving = Room(service.limits.receiving, receiving_enough)
+    interactive = Room(service.limits.requests, busy)
     app.include_router(upload_routes(service, receiving))
     app.include_router(job_routes(service, current, receiving))
-    app.include_router(result_routes(service))
-    _routes(app, service, current)
+    app.include_router(result_routes(service, interactive))
+    _routes(app, service, current, interactive)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     return Door(app, service.keyring, service.audit, service.limits, service.open_paths)
 
 
-def _routes(app: FastAPI, service: Service, current: Current) -> None:
+def _routes(app: FastAPI, service: Service, current: Current, interactive: Room) -> None:
     image = {"type": "string", "format": "binary"}
     parts = {"type": "object", "properties": {"images": {"type": "array", "items": image}}}
     body = {
@@ -111,14 +113,15 @@ def _routes(app: FastAPI, service: Service, current: Current) -> None:
     async def score(request: Request, clinic: Clinic, models: Names = None) -> schemas.Scores:
         """Scores a few images at once: one row an image and model, in the order sent."""
         chosen = models_named(current, models)
-        found = await receive.images(request, service.limits)
-        crops = [data for _, data in found]
-        try:
-            # One after the other: together, a request would need a place in the queue for each
-            # model, and a service that lets few wait would refuse it for ever.
-            answers = [await service.backend.score(model, crops) for model in chosen]
-        except BusyError:
-            raise busy() from None
+        async with interactive.place():
+            found = await receive.images(request, service.limits)
+            crops = [data for _, data in found]
+            try:
+                # One after the other: together, a request would need a place in the queue for each
+                # model, and a service that lets few wait would refuse it for ever.
+                answers = [await service.backend.score(model, crops) for model in chosen]
+            except BusyError:
+                raise busy() from None
         rows = [
             schemas.Scored(index=index, name=name, model=model.id, **answer[index])
             for index, (name, _) in enumerate(found)

@@ -21,7 +21,7 @@ from fertiray.serving.service import (
     Clinic,
     Current,
     Names,
-    Receiving,
+    Room,
     Service,
     full,
     models_named,
@@ -62,7 +62,7 @@ class _Content:
     digest: str
 
 
-def job_routes(service: Service, current: Current, receiving: Receiving) -> APIRouter:
+def job_routes(service: Service, current: Current, receiving: Room) -> APIRouter:
     """All routes below ``/v1/jobs``."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

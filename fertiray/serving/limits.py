@@ -15,7 +15,7 @@ class Limits:
         body_bytes: of one request; what is larger is uploaded in parts. (Serve's proxy holds in
             memory what its replicas have not taken yet, so this also bounds that.)
         images: of one ``/v1/score`` request.
-        requests: interactive ones that wait for a replica to be free.
+        requests: interactive ones at a time in one replica of the door, computed or waiting.
         upload_bytes: of one archive.
         files: of one archive.
         unpacked_bytes: of one archive, unpacked.
@@ -28,7 +28,7 @@ class Limits:
 
     body_bytes: int = 8 * CROP.max_bytes
     images: int = 64
-    requests: int = 256
+    requests: int = 128
     upload_bytes: int = 8 * 2**30
     files: int = 200_000
     unpacked_bytes: int = 32 * 2**30

@@ -17,7 +17,7 @@ from fertiray.scoring.verdicts import ModelInfo
 from fertiray.serving import catalogue, fragments, results, schemas
 from fertiray.serving.interactive import BusyError
 from fertiray.serving.jobs import Job
-from fertiray.serving.service import ABSENT, PROBLEMS, Clinic, Responses, Service, busy, own
+from fertiray.serving.service import ABSENT, PROBLEMS, Clinic, Responses, Room, Service, busy, own
 
 FILE: Responses = {
     200: {"content": {kind: {} for kind in results.TYPES.values()}, "description": "A table"}
@@ -25,7 +25,7 @@ FILE: Responses = {
 PNG: Responses = {200: {"content": {"image/png": {}}, "description": "A PNG"}}
 
 
-def result_routes(service: Service) -> APIRouter:
+def result_routes(service: Service, interactive: Room) -> APIRouter:
     """The routes below ``/v1/jobs/{job_id}`` that need a job that is done."""
     router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -99,10 +99,11 @@ def result_routes(service: Service) -> APIRouter:
     ) -> Response:
         """What the network looked at: a crop with the heat over it, as a PNG."""
         found = await asyncio.to_thread(_done, service, request, job_id, clinic)
-        data = await asyncio.to_thread(_crop, service, found, crop_id)
-        _decoded(data)
         try:
-            picture = await service.backend.explain(_model(found, model), data, method)
+            async with interactive.place():
+                data = await asyncio.to_thread(_crop, service, found, crop_id)
+                _decoded(data)
+                picture = await service.backend.explain(_model(found, model), data, method)
         except BusyError:
             raise busy() from None
         except StorageError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,26 +152,40 @@ def busy() -> HTTPException:
     return HTTPException(429, "too many requests wait; try again", {"retry-after": "1"})
 
 
+def receiving_enough() -> HTTPException:
+    """Too many archives come in."""
+    return HTTPException(503, "too many uploads at once", {"retry-after": "2"})
+
+
 def full(what: str) -> HTTPException:
     """A bounded queue has no room."""
     return HTTPException(429, what, {"retry-after": "30"})
 
 
-class Receiving:
-    """Places for requests that bring bytes of an archive."""
+class Room:
+    """Places for requests of a kind, at a time in this process.
 
-    def __init__(self, places: int) -> None:
-        self._free = asyncio.Semaphore(places)
+    Beyond them a request is refused at once, before its body is read: a queue would only make
+    everyone wait. (Serve's own queue is slow, too: where its replicas are full, it looks for a free
+    one about once a second.)
+
+    Args:
+        places: how many.
+        refusal: what is answered where there is none.
+    """
+
+    def __init__(self, places: int, refusal: Callable[[], HTTPException]) -> None:
+        self._free, self._refusal = asyncio.Semaphore(places), refusal
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Takes a place.
 
         Raises:
-            HTTPException: 503 where there is none.
+            HTTPException: where there is none.
         """
         if self._free.locked():
-            raise HTTPException(503, "too many uploads at once", {"retry-after": "2"})
+            raise self._refusal()
         async with self._free:
             yield
 

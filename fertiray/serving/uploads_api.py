@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from fertiray.serving import receive, schemas
 from fertiray.serving.jobs import new_id
-from fertiray.serving.service import ABSENT, PROBLEMS, Clinic, Receiving, Service, full
+from fertiray.serving.service import ABSENT, PROBLEMS, Clinic, Room, Service, full
 
 ID = re.compile(r"[A-Za-z0-9_-]{22}")
 BODY = {
@@ -22,7 +22,7 @@ BODY = {
 }
 
 
-def upload_routes(service: Service, receiving: Receiving) -> APIRouter:
+def upload_routes(service: Service, receiving: Room) -> APIRouter:
     """All routes below ``/v1/uploads``."""
     router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

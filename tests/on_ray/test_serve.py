@@ -42,7 +42,7 @@ def cohort(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, zona_checkpoint, ray_cluster):
-    """A service that lets one request wait; yields its settings, address and a token."""
+    """A service that takes 16 requests at a time; yields its settings, address and a token."""
     from ray import serve
 
     from fertiray.on_ray.serve import APP, build
@@ -56,7 +56,7 @@ def service(tmp_path_factory, zona_checkpoint, ray_cluster):
         device="cpu",
         engine=EAGER,
         workers=2,
-        limits=Limits(requests=1, images=8),
+        limits=Limits(requests=16, images=8),
     )
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})

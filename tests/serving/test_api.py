@@ -1,8 +1,11 @@
 """The HTTP interface: what goes in comes out scored, and what is not right is said in one line."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -367,6 +370,30 @@ def test_a_storage_that_is_out_is_nobodys_mistake(clinic, cohort, monkeypatch):
         assert answer.status_code == 503, path
         assert answer.headers["retry-after"] == "30"
         assert answer.json() == {"detail": "the storage does not answer; try later"}
+
+
+def test_more_requests_than_places_are_refused_before_they_are_read(clinic, cohort, monkeypatch):
+    service = clinic(requests=1)
+    backend, inside, go = service.service.backend, threading.Event(), threading.Event()
+    files = [("images", ("a.png", sorted(cohort.rglob("*.png"))[1].read_bytes()))]
+
+    def ask(data=files):
+        return service.client.post("/v1/score", files=data, headers=service.a)
+
+    async def waits(model, crops, score=backend.score):
+        inside.set()
+        await asyncio.to_thread(go.wait, 60)
+        return await score(model, crops)
+
+    monkeypatch.setattr(backend, "score", waits)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        assert inside.wait(60)
+        second = ask([("images", ("b.png", b"would be a mistake of its own"))] * 500)
+        go.set()
+        assert first.result().status_code == 200
+    assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+    assert ask().status_code == 200
 
 
 def test_openapi_has_every_route_with_a_description_and_examples(clinic):
