@@ -62,7 +62,7 @@ def crossval_entries(folders: Mapping[str, str], seed: int) -> Iterator[Entry]:
 def record_entries() -> Iterator[Entry]:
     """Ours beside the papers', from the results of record below the current folder."""
     records = {place.stem: json.loads(place.read_text()) for place in sorted(FOLDER.glob("*.json"))}
-    crossvals = {name: own for name, own in records.items() if "rows" in own["result"]}
+    crossvals = {name: own for name, own in records.items() if _of_images(own["result"])}
     if not crossvals:
         yield LeftOut("ablation", f"no cross-validation among the results of record in {FOLDER}")
     for name, record in crossvals.items():
@@ -79,6 +79,12 @@ def record_entries() -> Iterator[Entry]:
                 + (f" ({'; '.join(papers)})." if papers else "."),
                 f"{FOLDER.as_posix()}/{name}.json",
             )
+
+
+def _of_images(result: Mapping[str, Any]) -> bool:
+    """Whether a result of record is of cross-validations; benchmarks have rows, too."""
+    rows = result.get("rows", ())
+    return bool(rows) and all("n" in row.get("result", ()) for row in rows)
 
 
 def _cross_tempered(own: Graded) -> tuple[NDArray[np.float64], float, float]:
