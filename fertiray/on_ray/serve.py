@@ -75,8 +75,8 @@ def build(args: Mapping[str, Any]) -> Application:
         "Door": serve.deployment(
             serve.ingress()(Door),
             name="Door",
-            max_ongoing_requests=2 * settings.limits.requests,
-            max_queued_requests=settings.limits.requests,  # beyond, the proxy itself refuses
+            max_ongoing_requests=256,
+            max_queued_requests=512,  # beyond, the proxy itself refuses, which costs less
             backpressure_config={"status_code": 503, "retry_after_s": 2},
             **COMMON,
         ),
