@@ -49,8 +49,8 @@ from fertiray.serving.settings import Settings, prepare, service_of, work_of
 APP = "fertiray"
 LOST = (RayActorError, ReplicaUnavailableError)  # the replica died or left; another one can do it
 TRIES = 5
-# Requests that a replica with networks takes. The door refuses what is too much: where replicas
-# are full, Serve tries them again up to a second later, and most of their time is lost.
+# Requests that a replica with networks takes: more than the door lets in, so that they wait where
+# they can be put into one batch.
 ROOM = 4096
 QUIET = {"enable_access_log": False}  # the audit log is the record; it holds no paths
 COMMON: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config": QUIET}
@@ -76,7 +76,7 @@ def build(args: Mapping[str, Any]) -> Application:
             serve.ingress()(Door),
             name="Door",
             max_ongoing_requests=256,
-            max_queued_requests=512,  # beyond, the proxy itself refuses, which costs less
+            max_queued_requests=512,  # beyond, the proxy itself refuses
             backpressure_config={"status_code": 503, "retry_after_s": 2},
             **COMMON,
         ),

@@ -166,8 +166,7 @@ class Room:
     """Places for requests of a kind, at a time in this process.
 
     Beyond them a request is refused at once, before its body is read: a queue would only make
-    everyone wait. (Serve's own queue is slow, too: where its replicas are full, it looks for a free
-    one about once a second.)
+    everyone wait.
 
     Args:
         places: how many.
