@@ -9,8 +9,9 @@ text as written. Left open and settled here: triplet margin 0.3, weight decay 0.
 
 ``madrnet_eb0`` is the small one, and ``madrnet_eb0_distilled`` the paper's future work: the same,
 learning from a trained MADRNet (``--set teacher=CHECKPOINT``). ``resnet50_frame`` is this project's
-own: a plain ResNet-50 on heads in their own frame, and ``resnet50_patch`` the same on whole patches
-in any direction, with its first two stages kept as they are.
+own: a plain ResNet-50 on heads in their own frame, ``madrnet_frame`` MADRNet in the same, and
+``resnet50_patch`` the ResNet-50 on whole patches in any direction, with its first two stages kept
+as they are.
 
 Grids: ``modules`` (Table IV), ``constraints`` (Table V), ``passes`` (n = 0 to 6), ``backbone`` and
 ``harc`` (the head-aspect-ratio term as written, and as it trains).
@@ -73,6 +74,14 @@ PATCH = replace(
     augmentation=replace(FRAMED.augmentation, rotation=180),
     frame="as_is",
     views="dihedral",
+)
+
+# MADRNet in that frame, at a size and for as long as processors can: the hybrid loss has no MixUp.
+MADRNET_FRAMED = replace(
+    FRAMED,
+    model="madrnet",
+    loss=HYBRID,
+    augmentation=replace(FRAMED.augmentation, mixup=0.0),
 )
 
 EB0 = replace(MADRNET, model="madrnet_eb0")
@@ -151,6 +160,7 @@ SPERM_MADRNET = Paper(
         "madrnet_eb0_distilled": replace(EB0, loss=replace(HYBRID, distil=0.7)),
         "resnet50": replace(MADRNET, model="resnet50", loss=Loss()),
         "resnet50_frame": FRAMED,
+        "madrnet_frame": MADRNET_FRAMED,
         "resnet50_patch": PATCH,
     },
     grids=GRIDS,

@@ -130,7 +130,8 @@ class TrainConfig:
         clip: largest norm of the gradient; ``None`` for no limit.
         ema: decay of an exponential moving average of the parameters, which is what is validated
             and kept; 0 for none.
-        freeze_batchnorm: keep the pretrained BatchNorm statistics.
+        freeze_batchnorm: keep the backbone's BatchNorm statistics, those of ImageNet; layers
+            behind it gather their own.
         frozen: parts of the network that stay as they are throughout, BatchNorm statistics too:
             names such as ``layer1`` or ``backbone.conv1``.
         freeze_epochs: for so many epochs the classification layer alone is trained; all before it

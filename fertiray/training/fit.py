@@ -29,7 +29,7 @@ from fertiray.training.checks import check, normal_class
 from fertiray.training.config import TrainConfig
 from fertiray.training.inputs import Cache, Inputs
 from fertiray.training.losses import Objective, Targets
-from fertiray.training.optim import classifier, make_optimizer, make_schedule
+from fertiray.training.optim import backbone, classifier, make_optimizer, make_schedule
 from fertiray.training.sharing import WholeBatch, looks_at_batch
 from fertiray.training.start import Start
 from fertiray.training.state import pack, unpack
@@ -314,7 +314,8 @@ class _Training:
         for part in self.frozen:
             part.eval()
         if self.config.freeze_batchnorm:
-            for module in self.model.modules():
+            pretrained = backbone(self.model)
+            for module in (self.model if pretrained is None else pretrained).modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 

@@ -29,12 +29,17 @@ def classifier(model: nn.Module) -> nn.Module:
     return module
 
 
+def backbone(model: nn.Module) -> nn.Module | None:
+    """The part that comes from ImageNet; ``None`` where no part of the network is named as one."""
+    return next((getattr(model, name) for name in _BACKBONES if hasattr(model, name)), None)
+
+
 def body_and_head(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters of the backbone, and those of everything behind it.
 
     A network without a part named as one has everything but its last layer for a backbone.
     """
-    found = next((getattr(model, name) for name in _BACKBONES if hasattr(model, name)), None)
+    found = backbone(model)
     if found is not None:
         body = list(found.parameters())
     else:

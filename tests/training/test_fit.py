@@ -181,6 +181,21 @@ def test_frozen_batchnorm_keeps_its_statistics(crops):
     assert any((state[key] != 0).any() for key in state if key.endswith("running_mean"))
 
 
+def test_layers_behind_a_frozen_backbone_gather_their_own_statistics(discs):
+    config = TrainConfig(
+        model="madrnet", preprocessing=Preprocessing(64), epochs=1, batch_size=8,
+        optimizer="adamw", lr=1e-3, freeze_batchnorm=True, keep="last",
+        model_args={"backbone": "resnet18", "n": 1, "pretrained": False},
+    )  # fmt: skip
+    parts = Parts(np.arange(16), np.arange(16, 24), np.arange(0))
+    state = fit(config, discs(24, HUSHEM, 64), parts).model.state_dict()
+    moved = {
+        key.split(".")[0]: bool((state[key] != 0).any())
+        for key in state if key.endswith("running_mean")
+    }  # fmt: skip
+    assert moved == {"backbone": False, "reversible": True, "pooling": True}
+
+
 def test_the_first_phase_trains_the_classification_layer_alone(crops):
     config = dataclasses.replace(RESUMED["two phases, cosine, MixUp, average"], ema=0.0, lr=0.01)
 
