@@ -69,7 +69,8 @@ def ray_cluster() -> Iterator[None]:
 
     from fertiray.on_ray.cluster import cluster
 
-    with cluster():
+    # Quiet: a raylet that warns of a disk nearly full would speak in the middle of any test.
+    with cluster(quiet=True):
         yield
     assert not ray.is_initialized()
 

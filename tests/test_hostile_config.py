@@ -123,6 +123,7 @@ COMMANDS = [
     "train ../zona --data {data} --out {tmp}/o",
     "train zona_vgg13 --model ../x --data {data} --out {tmp}/o",
     "train zona_vgg13 --model basic_cnn --data {data} --out {tmp}/o --device warp",
+    "train zona_vgg13 --model basic_cnn --data {data} --out {tmp}/o --device meta",
     "train zona_vgg13 --model basic_cnn --data {data} --out {tmp}/o --split {data}/labels.csv",
     "train zona_vgg13 --model basic_cnn --data {data} --out {tmp}/o --split /nowhere",
     "train zona_vgg13 --model basic_cnn --data {data} --out {data}/labels.csv/x",
@@ -386,7 +387,10 @@ STATES = {
     "bytes": b"\x80\x04pickle" * 9,
     "of nothing": pack({}),
     "a list": pack({"identity": 3, "epoch": "x"}).replace(b'{\\"dict\\"', b'{\\"list\\"'),
-    "deep": pack({"x": "y" * 90}).replace(b'\\"' + b"y" * 90 + b'\\"', b"[" * 47 + b"]" * 47),
+    "a number": pack({}).replace(b'{\\"dict\\": []}', b"3" + 13 * b" "),
+    "deep": pack({"x": "y" * 199_996}).replace(
+        b'\\"' + b"y" * 199_996 + b'\\"', b"[" * 100_000 + b"]" * 100_000
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fertiray import generator_checkpoint, storage
+from fertiray import checkpoint, generator_checkpoint, storage
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import InputError
@@ -148,6 +148,13 @@ def test_wrong_places_are_refused(generator, images, tmp_path):
     with pytest.raises(InputError, match="is a crop store; translate the folder of images"):
         translate(generator, str(tmp_path / "store"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_is_no_classifier(generator):
+    for reads in (checkpoint.read_meta, checkpoint.load, checkpoint.load_predictor):
+        with pytest.raises(InputError, match="a generator of images") as refused:
+            reads(generator)
+        assert "fertiray data translate" in str(refused.value)
 
 
 def test_on_s3(generator, images, tmp_path, s3):
