@@ -34,6 +34,7 @@ from fertiray.sealed import META
 
 WEIGHTS, OOD, CARD = "weights.safetensors", "ood.safetensors", "README.md"
 FORMAT = 1
+GENERATOR = "cyclegan_generator"  # a folder of :mod:`fertiray.generator_checkpoint`
 
 Task = Literal["zona", "morphology", "viability", "grading"]
 
@@ -174,7 +175,13 @@ def _read_description(folder: str) -> dict[str, Any]:
     where = storage.join(folder, META)
     if not storage.exists(where):
         raise InputError(f"{folder}: no checkpoint here ({META} is missing); train one first")
-    return sealed.read_description(where)
+    description = sealed.read_description(where)
+    if description.get("model") == GENERATOR:
+        raise InputError(
+            f"{folder}: a generator of images, which says nothing of classes; give a classifier's"
+            " checkpoint, or use this one with `fertiray data translate`"
+        )
+    return description
 
 
 def load(folder: str) -> tuple[nn.Module, Meta]:

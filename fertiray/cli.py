@@ -28,13 +28,14 @@ from fertiray.cli_options import (
     Resume,
     Settings,
     Workers,
-    cores,
 )
 from fertiray.cli_scoring import app as scoring_app
 from fertiray.cli_serve import client_app, serve, token_app
 from fertiray.cli_tune import app as tune_app
 from fertiray.console import Result, show
 from fertiray.errors import CountsError, InputError
+from fertiray.interrupts import INTERRUPTED, Interrupt
+from fertiray.processes import cores
 
 # Typer carries click within itself since 0.26, so its classes are reached through typer's own.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -58,27 +59,32 @@ app.add_typer(tune_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage or unusable input."""
+    """Runs a command and exits: 0 done, 1 failed, 2 wrong usage or unusable input, 130 Ctrl-C."""
+    interrupt = Interrupt()
     try:
-        with textfile.exported():
+        with interrupt, textfile.exported():
             code = app(args=arguments, standalone_mode=False)
-        if code == 130:  # what typer makes of Ctrl-C
-            raise KeyboardInterrupt
-    except InputError as error:
-        console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except CountsError as error:
-        console.notices.print(f"fertiray: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
-    except UsageError as error:
-        where = error.ctx.command_path if error.ctx else "fertiray"
-        message = f"{where}: {error.format_message()} (see {where} --help)"
-        console.notices.print(message, style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        # What Ctrl-C interrupts may turn it into an error of its own.
+        code = INTERRUPTED if interrupt.came else _failed(error)
+    if code == INTERRUPTED:  # typer makes it of Ctrl-C too
         console.notices.print("fertiray: interrupted; the same command goes on where it stopped")
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: Exception) -> int:
+    """Says in one line what is wrong; returns the exit code. Any other error is a fault of ours."""
+    if isinstance(error, UsageError):
+        where = error.ctx.command_path if error.ctx else "fertiray"
+        code, message = 2, f"{where}: {error.format_message()} (see {where} --help)"
+    elif isinstance(error, InputError | CountsError):
+        code, message = 2 if isinstance(error, InputError) else 1, f"fertiray: {error}"
+    else:
+        raise error
+    console.notices.print(message, style="red", markup=False, soft_wrap=True)
+    return code
 
 
 @app.command()

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Address, Device, Engine, Json, Record, Workers, cores
+from fertiray.cli_options import Address, Device, Engine, Json, Record, Workers
 from fertiray.console import Result, show
-from fertiray.evaluation import bench_tables, results
+from fertiray.processes import cores
 
 MEASURES = ("measure", "value")
 
@@ -34,6 +34,8 @@ def _finish(
     seed: int = 0,
 ) -> None:
     """Writes the result of record, where it is asked for, and prints it."""
+    from fertiray.evaluation import results
+
     if record:
         results.record(f"bench_{name}", values, seed=seed, data_digest="drawn")
     show(Result(values, console.table(*columns, rows=rows)), as_json=json)
@@ -50,6 +52,7 @@ def bench_train(
     json: Json = False,
 ) -> None:
     """Measure what Ray Train adds to a training step, step by step beside the plain loop."""
+    from fertiray.evaluation import bench_tables
     from fertiray.on_ray.bench_train import bench_train as run_bench
 
     with console.stdout_kept_clean():
@@ -75,6 +78,7 @@ def bench_tune(
     json: Json = False,
 ) -> None:
     """Measure trials an hour, beside a plain loop and beside a TorchTrainer for each trial."""
+    from fertiray.evaluation import bench_tables
     from fertiray.on_ray.bench_tune import bench_tune as run_bench
 
     with console.stdout_kept_clean():
@@ -111,6 +115,7 @@ def bench_serve(
     json: Json = False,
 ) -> None:
     """Measure the HTTP endpoint: jobs beside `fertiray score`, and what a single request waits."""
+    from fertiray.evaluation import bench_tables
     from fertiray.on_ray.bench_serve import bench_serve as run_bench
 
     with console.stdout_kept_clean():
@@ -152,6 +157,7 @@ def bench_models(
 ) -> None:
     """Measure every network in every engine: latency, throughput and share of the GEMM peak."""
     from fertiray.bench import memory, models
+    from fertiray.evaluation import bench_tables
     from fertiray.scoring.engine import torch_device
 
     device = torch_device(device)
@@ -197,6 +203,7 @@ def bench_pipeline(
     """Measure bulk scoring against the machine's ceiling, and against what others would use."""
     from fertiray.bench.pipeline import bench_pipeline as run_bench
     from fertiray.bench.pipeline import interpreters
+    from fertiray.evaluation import bench_tables
 
     on_ray = None
     if not local:
@@ -236,6 +243,7 @@ def bench_adaptive(
 ) -> None:
     """Simulate what adaptive scoring saves, and how often its verdict is not that of all crops."""
     from fertiray.bench.adaptive import bench_adaptive as run_bench
+    from fertiray.evaluation import bench_tables
     from fertiray.scoring.adaptive import Adaptive
 
     rates = Adaptive(alpha, beta)
@@ -317,6 +325,7 @@ def bench_chaos(
 ) -> None:
     """Break it on purpose: kills, storage faults, hostile files, load; and count what is lost."""
     from fertiray.bench.chaos.parts import PARTS, Sizes, run_part
+    from fertiray.evaluation import results
     from fertiray.evaluation.chaos_tables import CHAOS_COLUMNS, chaos_cells
 
     sizes = Sizes(moments, files, seconds, not local, seed)

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from fertiray import console
-from fertiray.cli_options import MOST_SEED, Device, Json, Workers, cores
+from fertiray.cli_options import MOST_SEED, Device, Json, Workers
 from fertiray.console import Result, show
+from fertiray.processes import cores
 
 app = typer.Typer(help="Synthetic cohorts and data checks.", no_args_is_help=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 import typer
@@ -48,8 +47,3 @@ Device = Annotated[str, typer.Option(help="torch device.")]
 Engine = Annotated[
     str, typer.Option(help="How the networks are executed; auto measures and checks.")
 ]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -18,9 +18,9 @@ from fertiray.cli_options import (
     Resume,
     VerdictBasis,
     Workers,
-    cores,
 )
 from fertiray.console import Result, show
+from fertiray.processes import cores
 
 app = typer.Typer()
 

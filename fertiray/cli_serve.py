@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fertiray import console
-from fertiray.cli_options import Device, Json, Local, VerdictBasis, cores
+from fertiray.cli_options import Device, Json, Local, VerdictBasis
 from fertiray.console import Result, show
 from fertiray.errors import InputError
+from fertiray.processes import cores
 
 if TYPE_CHECKING:
     from fertiray.client import Client
@@ -62,10 +63,17 @@ def serve(
         str, typer.Option(help="How the networks are executed; auto measures it for jobs.")
     ] = "auto",
     scorers: Annotated[
-        int | None, typer.Option(min=1, help="Replicas for interactive requests, at most.")
-    ] = None,
+        int,
+        typer.Option(
+            min=0, help="Replicas for interactive requests, at most; 0: none, which is faster here."
+        ),
+    ] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Shards of jobs at a time; by default one a core.")
+    ] = None,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(help="Days after its end that a job is deleted; by default never."),
     ] = None,
     local: Local = False,
     swap: Annotated[
@@ -84,9 +92,10 @@ def serve(
         allowed=_allowed(allow or []),
         device=device,
         engine=engine,
-        scorers=scorers or max(1, cores() // 2),
+        scorers=scorers,
         workers=workers or cores(),
         open_paths=tuple(open_path or ()),
+        keep_days=keep_days,
     )
     if swap:
         if not settings.places.models.exists():

@@ -15,6 +15,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 class Workers(ProcessPoolExecutor):
     """A pool of processes that are begun afresh.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from fertiray.evaluation import results
 from fertiray.evaluation.tables import crossval_rows
 from fertiray.papers import PAPERS, Paper
 from fertiray.papers.reported import reported as reported_row
-from fertiray.processes import Workers
+from fertiray.processes import Workers, cores
 from fertiray.training.config import TrainConfig
 from fertiray.training.crossval import crossval
 from fertiray.training.cyclegan import train_cyclegan
@@ -159,7 +158,7 @@ def crossval_paper(
     if workers > 1:
         if out is None:
             raise InputError("--workers: folds at a time need --out, a folder to keep them in")
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = max(1, cores() // workers)
         with Workers(workers, torch.set_num_threads, threads) as pool:
             for finished in [pool.submit(run, only=number) for number in range(1, folds + 1)]:
                 finished.result()

@@ -32,3 +32,14 @@ def test_every_core_module_imports_without_ray():
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 30
+
+
+def test_a_command_line_is_read_before_anything_heavy():
+    """Help and mistakes come at once: torch alone takes seconds to import."""
+    check = (
+        "import sys, fertiray.cli;"
+        "heavy = {'ray', 'torch', 'polars', 'pyarrow', 'scipy', 'cv2', 'matplotlib'};"
+        "print(heavy & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr

@@ -22,9 +22,10 @@ from fertiray import storage
 from fertiray.data.folders import Source, sources
 from fertiray.data.frame import one_thread
 from fertiray.data.images import CROP, ImageError, decode, image_digest
-from fertiray.data.reading import Excluded, cores
+from fertiray.data.reading import Excluded
 from fertiray.errors import InputError, StorageError
 from fertiray.models.preprocess import Preprocessing, resize_crop
+from fertiray.processes import cores
 
 FOLDERS = (("lab", "clinical"), ("A", "B"), ("trainA", "trainB"))
 

@@ -7,7 +7,6 @@ batches) depends on how the files are called or listed.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from fertiray.data.frame import one_thread
 from fertiray.data.images import ImageError, Pixels, decode, image_digest
 from fertiray.data.near_duplicates import thumbnail
 from fertiray.errors import InputError, StorageError
+from fertiray.processes import cores
 
 Cut = Callable[[Item, Pixels], tuple[Pixels, bool]]
 """From an image to what is kept of it, and whether it is in the frame that was asked for."""
@@ -107,11 +107,6 @@ def read_pictures(
                 else:
                     excluded.append(outcome)
     return sorted(pictures, key=lambda picture: (picture.digest, picture.name)), excluded
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _once(items: Iterable[Item]) -> Iterator[Item]:

@@ -12,7 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 from fertiray.data.frame import one_thread
 from fertiray.data.near_duplicates import near_pairs
-from fertiray.data.reading import Excluded, Picture, cores
+from fertiray.data.reading import Excluded, Picture
+from fertiray.processes import cores
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import ray
 
 from fertiray.errors import InputError
+from fertiray.interrupts import uninterrupted
 from fertiray.on_ray.telemetry import exported
 
 GROWS_TO = "FERTIRAY_GROWS_TO"
@@ -49,7 +50,9 @@ def cluster(address: str | None = None, *, quiet: bool = False) -> Iterator[None
         with exported():
             yield
     finally:
-        ray.shutdown()
+        # Interrupted about here, commands have ended with an exit code of Ray's own instead of 130.
+        with uninterrupted():
+            ray.shutdown()
 
 
 def resources() -> dict[str, float]:

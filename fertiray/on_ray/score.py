@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import ray
@@ -81,11 +82,12 @@ def score_on_ray(
             num_cpus=cpus_per_worker(workers),
             num_gpus=min(1.0, gpus / workers) if gpus else None,
         )
-        for row in results.iter_rows():
-            result = json.loads(row["result"])
-            if "unusable" in result:
-                raise InputError(result["unusable"])
-            report(ShardResult(**result))
+        with closing(iter(results.iter_rows())) as rows:  # before Ray is left, whatever happens
+            for row in rows:
+                result = json.loads(row["result"])
+                if "unusable" in result:
+                    raise InputError(result["unusable"])
+                report(ShardResult(**result))
 
 
 def choose_on_ray(

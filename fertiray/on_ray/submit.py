@@ -21,9 +21,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 import fertiray
 from fertiray import console, storage
 from fertiray.errors import InputError
+from fertiray.interrupts import INTERRUPTED
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-INTERRUPTED = 130  # exit code of a command that was stopped with Ctrl-C
 STOP_S = 30  # seconds that a job may take to end
 AGENT_S = 60  # seconds that a new cluster may take until it accepts jobs
 PATH_FLAGS = ("--out", "--checkpoint", "--data", "--split", "--config", "--held-out", "--figures")

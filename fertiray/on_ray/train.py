@@ -33,6 +33,7 @@ from fertiray.models.registry import MODELS
 from fertiray.on_ray.cluster import cluster, cpus_per_worker, resources
 from fertiray.on_ray.telemetry import export_worker
 from fertiray.papers import PAPERS, Paper
+from fertiray.processes import cores
 from fertiray.training.checks import check
 from fertiray.training.config import TrainConfig
 from fertiray.training.fit import build_network
@@ -198,8 +199,7 @@ class RayWorker:
         self.device = str(ray.train.torch.get_device())
         self.on_epoch = on_epoch or (lambda line: None)
         # Ray gives a worker a thread for each CPU promised to it; the machine may have more.
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // context.get_local_world_size()))
+        torch.set_num_threads(max(1, cores() // context.get_local_world_size()))
 
     def resume(self) -> bytes | None:
         """See ``Worker``."""

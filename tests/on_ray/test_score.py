@@ -1,8 +1,11 @@
 """Ray Data scores what one process scores, and an error of the user's stays the user's."""
 
+import threading
+
 import polars as pl
 import pytest
 
+from fertiray.data.crops import row_groups
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
 from fertiray.errors import InputError
@@ -84,3 +87,17 @@ def test_an_unusable_store_is_the_users_error_not_a_stack(store, zona_checkpoint
     with pytest.raises(InputError, match=r"part-00000.parquet: no such file") as caught:
         score(job, vanish_then_score, workers=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_interruption_ends_the_stream_before_ray_is_left(many_shards, zona_checkpoint, tmp_path):
+    """Ray Data's thread would go on asking a Ray that is gone; the error keeps its frames alive."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    job = ScoringJob(many_shards, (zona_checkpoint,), str(tmp_path / "run"), engine="eager")
+    with pytest.raises(KeyboardInterrupt) as held:
+        score_on_ray(job, row_groups(many_shards), 1, interrupted)
+    left = [own.name for own in threading.enumerate() if "StreamingExecutor" in type(own).__name__]
+    assert (left, held.type) == ([], KeyboardInterrupt)
