@@ -1,9 +1,13 @@
-"""The service on Ray Serve: four deployments around the objects of ``fertiray.serving``.
+"""The service on Ray Serve: deployments around the objects of ``fertiray.serving``.
 
-``Door``     the HTTP interface; holds no network
-``Scoring``  interactive requests, batched as they wait; as many replicas as the load asks for
+``Door``     the HTTP interface; computes interactive requests itself where there is no ``Scoring``.
+             On one machine it listens itself: Serve's proxy before it takes as much of the
+             processor for a request as a small network does.
+``Scoring``  interactive requests, batched as they wait; as many replicas as the load asks for, on
+             other nodes and GPUs. The hop to them costs as much as the proxy, so one machine is
+             better off without (``Settings.scorers = 0``).
 ``Jobs``     claims accepted jobs and works them off; one replica
-``Shards``   score the shards of jobs, at a lower priority of the operating system than ``Scoring``
+``Shards``   score the shards of jobs; like ``Jobs`` they compute while the others do not
 
 Nothing that must not be lost is in a process: a job's record and files lie in ``Settings.state``,
 so any replica, the controller or the whole node may be killed at any time.
@@ -20,8 +24,9 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray import serve
@@ -36,6 +41,7 @@ from fertiray.data.crops import RowGroup
 from fertiray.errors import InputError, StorageError
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.telemetry import export_worker
+from fertiray.processes import cores
 from fertiray.scoring.engine import Choice, choose_engines
 from fertiray.scoring.shards import ScoringJob, ShardResult, ShardScorer
 from fertiray.serving import measures
@@ -43,7 +49,8 @@ from fertiray.serving.address import Address
 from fertiray.serving.api import create_app
 from fertiray.serving.bulk import Workers
 from fertiray.serving.catalogue import Served, served
-from fertiray.serving.interactive import MODELS_HELD, Batcher, EngineOf, Networks, Row
+from fertiray.serving.interactive import MODELS_HELD, Backend, Batcher, EngineOf, Networks, Row
+from fertiray.serving.listener import Listener
 from fertiray.serving.settings import Settings, prepare, service_of, work_of
 
 APP = "fertiray"
@@ -57,7 +64,7 @@ COMMON: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "logging_config"
 
 
 def build(args: Mapping[str, Any]) -> Application:
-    """The application, for ``serve deploy`` and ``fertiray serve``.
+    """The application behind Serve's proxies, for ``serve deploy``.
 
     Args:
         args: fields of :class:`fertiray.serving.settings.Settings`.
@@ -65,67 +72,108 @@ def build(args: Mapping[str, Any]) -> Application:
     Raises:
         InputError: an unknown field, or something that the service needs is missing.
     """
-    settings = config.load(Settings, args, "args")
+    return _application(config.load(Settings, args, "args"), None)
+
+
+def _application(settings: Settings, address: Address | None) -> Application:
+    """The deployments; with an address the door listens there itself."""
     # Replicas may start in another folder and environment.
     settings = dataclasses.replace(
         settings, state=str(settings.places.root), tokens=settings.token_file
     )
     prepare(settings)
-    deployments = {
-        "Door": serve.deployment(
-            serve.ingress()(Door),
-            name="Door",
-            max_ongoing_requests=256,
-            max_queued_requests=512,  # beyond, the proxy itself refuses
-            backpressure_config={"status_code": 503, "retry_after_s": 2},
-            **COMMON,
-        ),
-        "Scoring": serve.deployment(
-            Scoring,
-            name="Scoring",
-            max_ongoing_requests=ROOM,
-            autoscaling_config={
-                "min_replicas": 1,
-                "max_replicas": settings.scorers,
-                "target_ongoing_requests": 4,
-                "upscale_delay_s": 5,
-            },
-            graceful_shutdown_timeout_s=60,
-            **COMMON,
-        ),
-        "Jobs": serve.deployment(Jobs, name="Jobs", num_replicas=1, **COMMON),
-        "Shards": serve.deployment(
-            Shards,
-            name="Shards",
-            num_replicas=settings.workers,
-            max_ongoing_requests=1,
-            graceful_shutdown_timeout_s=60,
-            **COMMON,
-        ),
-    }
-    jobs = deployments["Jobs"].bind(settings, deployments["Shards"].bind(settings))
-    scoring = deployments["Scoring"].bind(settings)
-    app: Application = deployments["Door"].bind(settings, scoring, jobs)
+    door = serve.deployment(
+        ListeningDoor if address else serve.ingress()(Door),
+        name="Door",
+        max_ongoing_requests=256,
+        max_queued_requests=512,  # beyond, the proxy itself refuses
+        backpressure_config={"status_code": 503, "retry_after_s": 2},
+        graceful_shutdown_timeout_s=60,
+        **COMMON,
+    )
+    scoring = serve.deployment(
+        Scoring,
+        name="Scoring",
+        max_ongoing_requests=ROOM,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": max(1, settings.scorers),  # without any it is not bound below
+            "target_ongoing_requests": 4,
+            "upscale_delay_s": 5,
+        },
+        graceful_shutdown_timeout_s=60,
+        **COMMON,
+    )
+    jobs = serve.deployment(Jobs, name="Jobs", num_replicas=1, **COMMON)
+    shards = serve.deployment(
+        Shards,
+        name="Shards",
+        num_replicas=settings.workers,
+        max_ongoing_requests=1,
+        graceful_shutdown_timeout_s=60,
+        **COMMON,
+    )
+    parts = (
+        settings,
+        jobs.bind(settings, shards.bind(settings)),
+        scoring.bind(settings) if settings.scorers else None,
+    )
+    app: Application = door.bind(*parts, address) if address else door.bind(*parts)
     return app
 
 
 class Door:
-    """The HTTP interface.
+    """The HTTP interface, reached through Serve's proxies.
 
     Args:
         settings: of the service.
-        scoring: gives scores and heatmaps.
         jobs: bound to this application so that it runs; spoken to through the jobs' record.
+        scoring: gives scores and heatmaps; None to compute them here.
     """
 
-    def __init__(self, settings: Settings, scoring: DeploymentHandle, jobs: DeploymentHandle):
+    def __init__(
+        self, settings: Settings, jobs: DeploymentHandle, scoring: DeploymentHandle | None
+    ) -> None:
         export_worker()
-        self._settings, self._scoring, self._jobs = settings, scoring, jobs
+        self._settings, self._jobs = settings, jobs
+        engine_of = settings.interactive_engine
+        self._backend: Backend
+        if scoring is None:
+            self._backend = Networks(settings.device, engine_of, threads=cores())
+        else:
+            self._backend = Replicas(scoring, engine_of)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return create_app(
-            service_of(self._settings, Replicas(self._scoring, self._settings.interactive_engine))
-        )
+        return create_app(service_of(self._settings, self._backend))
+
+
+class ListeningDoor(Door):
+    """The HTTP interface at an address of its own.
+
+    Args:
+        settings, jobs, scoring: see :class:`Door`.
+        address: where it listens.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: DeploymentHandle,
+        scoring: DeploymentHandle | None,
+        address: Address,
+    ) -> None:
+        super().__init__(settings, jobs, scoring)
+        # The replica before this one may not be quite gone.
+        self._listener = Listener(self.__serve_build_asgi_app__(), address, patience=60)
+
+    def check_health(self) -> None:
+        """Raises where nothing answers any more, and Serve replaces the replica."""
+        if not self._listener.alive:
+            raise RuntimeError("the HTTP interface has ended")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_listener"):
+            self._listener.close()
 
 
 class Replicas:
@@ -172,7 +220,7 @@ class Scoring:
 
     def __init__(self, settings: Settings) -> None:
         export_worker()
-        threads = max(1, len(os.sched_getaffinity(0)) // settings.scorers)
+        threads = max(1, cores() // settings.scorers)
         self._networks = Networks(settings.device, threads=threads)
         self._known: dict[str, tuple[Served, str]] = {}
 
@@ -205,7 +253,7 @@ class Jobs:
     def __init__(self, settings: Settings, shards: DeploymentHandle) -> None:
         sys.argv = ["fertiray", "serve"]  # the command that a run's record names
         export_worker()
-        _stand_back(settings.niceness)
+        _stand_back()
         on_replicas = OnReplicas(shards)
         work = work_of(settings, on_replicas, on_replicas.choose)
         self._jobs = work.jobs
@@ -286,7 +334,7 @@ class Shards:
 
     def __init__(self, settings: Settings) -> None:
         export_worker()
-        _stand_back(settings.niceness)
+        _stand_back()
         self._held: OrderedDict[tuple[str, ...], ShardScorer] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -331,10 +379,14 @@ def _choose(
         return str(error)
 
 
-def _stand_back(niceness: int) -> None:
-    """Lowers the priority of this process: of all its threads, and so of those they start."""
+def _stand_back() -> None:
+    """This process computes when others do not: all its threads, and so those that they start.
+
+    ``nice`` would not do: Ray gives all its workers 15 of at most 19.
+    """
     for thread in os.listdir("/proc/self/task"):
-        os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
 
 
 def run(settings: Settings, address: Address, ready: Callable[[], None]) -> None:
@@ -345,17 +397,24 @@ def run(settings: Settings, address: Address, ready: Callable[[], None]) -> None
         address: where it listens.
         ready: called once it does.
     """
-    options = {
-        "host": address.host,
-        "port": address.port,
-        "ssl_certfile": address.certificate or None,
-        "ssl_keyfile": address.key or None,
-    }
-    with cluster(quiet=True):
-        serve.start(proxy_location="HeadOnly", http_options=options, logging_config=QUIET)
-        try:
-            serve.run(build(dataclasses.asdict(settings)), name=APP, route_prefix="/")
-            ready()
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        finally:
-            serve.shutdown()
+    with cluster(quiet=True), serving(settings, address):
+        ready()
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def serving(settings: Settings, address: Address) -> Iterator[None]:
+    """A service that answers at an address of this machine, on the Ray that is connected to."""
+    address = dataclasses.replace(  # replicas may start in another folder
+        address, certificate=_absolute(address.certificate), key=_absolute(address.key)
+    )
+    serve.start(proxy_location="Disabled", logging_config=QUIET)
+    try:
+        serve.run(_application(settings, address), name=APP, route_prefix=None)
+        yield
+    finally:
+        serve.shutdown()
+
+
+def _absolute(file: str) -> str:
+    return os.path.abspath(file) if file else ""

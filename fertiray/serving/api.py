@@ -88,7 +88,14 @@ def create_app(service: Service) -> ASGIApp:
     app.include_router(result_routes(service, interactive))
     _routes(app, service, current, interactive)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
-    return Door(app, service.keyring, service.audit, service.limits, service.open_paths)
+    return Door(
+        app,
+        service.keyring,
+        service.audit,
+        service.limits,
+        service.open_paths,
+        {"/v1/score": interactive},
+    )
 
 
 def _routes(app: FastAPI, service: Service, current: Current, interactive: Room) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sqlite3
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from fertiray.serving import archives
 from fertiray.serving.audit import Audit
 from fertiray.serving.jobs import ATTEMPTS, LEASE_S, Job, JobStore
 from fertiray.serving.limits import Limits
-from fertiray.serving.places import Places
+from fertiray.serving.places import DAY_S, Places
 from fertiray.serving.tables import parquet_to_store
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+TIDY_S = 600.0
 UNPACKED = "unpacked.json"  # the archive is unpacked, whole
 KEPT = ("crops", "rejected", "duplicates", "duplicates_across_patients", "rejected_by_reason")
 
@@ -46,6 +49,7 @@ class Work:
         workers: shards at a time.
         device: torch device.
         audit: where a job's end is noted.
+        keep_days: for how long a job that has ended is kept; None for ever.
     """
 
     jobs: JobStore
@@ -57,6 +61,7 @@ class Work:
     workers: int
     device: str
     audit: Audit
+    keep_days: float | None = None
 
 
 def work_off(work: Work, stop: threading.Event) -> None:
@@ -67,6 +72,21 @@ def work_off(work: Work, stop: threading.Event) -> None:
             stop.wait(POLL_S)
         else:
             _work_on(work, *claimed, stop)
+
+
+def tidy(work: Work, stop: threading.Event) -> None:
+    """Deletes abandoned uploads and jobs past their time, until it is told to stop."""
+    while True:
+        try:
+            if work.keep_days is not None:
+                for job in work.jobs.expire(time.time() - work.keep_days * DAY_S):
+                    work.places.clear(job.clinic, job.id)
+                    work.audit.write("job", clinic=job.clinic, job=job.id, state="expired")
+            work.places.sweep(work.jobs.known)
+        except (OSError, sqlite3.Error):  # what is left of a job is swept away a day later
+            log.exception("old jobs and uploads stay for now")
+        if stop.wait(TIDY_S):
+            return
 
 
 def _work_on(work: Work, job: Job, lease: str, stop: threading.Event) -> None:
@@ -227,7 +247,7 @@ def _plain(message: str, folder: Path) -> str:
 
 
 class Workers:
-    """Threads that work off jobs in the background.
+    """Threads that work off jobs in the background, and one that deletes what is past its time.
 
     Args:
         work: what they need.
@@ -240,6 +260,7 @@ class Workers:
             threading.Thread(target=work_off, args=(work, self._stop), name=f"jobs-{number}")
             for number in range(parallel)
         ]
+        self._threads.append(threading.Thread(target=tidy, args=(work, self._stop), name="tidy"))
         for thread in self._threads:
             thread.daemon = True
             thread.start()

@@ -1,13 +1,16 @@
 """The door: every request passes here first, and closed is what it is by default.
 
 It knows the caller by a bearer token before a single byte of the body is read, counts the body
-against its limit, puts security headers on every answer, and writes the audit log.
+against its limit, puts security headers on every answer, and writes the audit log. Where a route
+has no place left it refuses by itself: under overload, what counts is what a refusal costs.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -17,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fertiray import work
 from fertiray.serving.audit import Audit
 from fertiray.serving.limits import Limits
+from fertiray.serving.service import Room
 from fertiray.serving.tokens import Keyring, Token
 
 PUBLIC = ("/", "/healthz", "/readyz")
@@ -46,6 +50,7 @@ class _Request:
     started: float = field(default_factory=time.monotonic)
     received: int = 0
     status: int = 500
+    route: str | None = None  # where the door answers itself; else the application knows it
 
 
 class Door:
@@ -57,6 +62,7 @@ class Door:
         audit: the log.
         limits: ``body_bytes`` counts here.
         open_paths: further paths that need no token.
+        rooms: by path, the places of its POST requests.
     """
 
     def __init__(
@@ -66,9 +72,10 @@ class Door:
         audit: Audit,
         limits: Limits,
         open_paths: tuple[str, ...] = (),
+        rooms: Mapping[str, Room] = MappingProxyType({}),
     ) -> None:
         self.app, self.keyring, self.audit, self.limits = app, keyring, audit, limits
-        self.open_paths = (*PUBLIC, *open_paths)
+        self.open_paths, self.rooms = (*PUBLIC, *open_paths), rooms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -88,6 +95,11 @@ class Door:
                     {"detail": UNKNOWN}, 401, {"www-authenticate": 'Bearer realm="fertiray"'}
                 )
                 await refusal(scope, receive, answer)
+            elif path in self.rooms and scope["method"] == "POST" and self.rooms[path].full:
+                request.route, refused = path, self.rooms[path].refusal()
+                await JSONResponse(
+                    {"detail": refused.detail}, refused.status_code, refused.headers
+                )(scope, receive, answer)
             elif _declared(headers) > most:
                 await JSONResponse({"detail": _too_large(most)}, 413)(scope, receive, answer)
             else:
@@ -100,7 +112,7 @@ class Door:
         return self.keyring.check(text.strip()) if scheme.lower() == "bearer" else None
 
     def _note(self, scope: Scope, request: _Request, caller: Token | None, *, public: bool) -> None:
-        route = getattr(scope.get("route"), "path", None)
+        route = request.route or getattr(scope.get("route"), "path", None)
         seconds = time.monotonic() - request.started
         work.request(route, request.status, seconds)
         if public and request.status < 400:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from fertiray.models.preprocess import resize_crop
 from fertiray.scoring.engine import EAGER, torch_device
 from fertiray.scoring.scorer import Scorer
 from fertiray.serving.catalogue import Served, served
+
+log = logging.getLogger(__name__)
 
 MOST_TOGETHER = 64
 MOST_WAITING = 512
@@ -134,19 +137,14 @@ class Networks:
         # One thread: networks that compute at the same time only take the cores from each other.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._batchers: OrderedDict[str, Batcher] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._unusable: set[str] = set()
         self._explainers: OrderedDict[str, Explainer] = OrderedDict()
 
     async def score(self, model: Served, crops: Sequence[bytes]) -> list[Row]:
         """See :class:`Backend`."""
-        engine = self._engine_of(model)
-        key = f"{model.id} {engine}"
-        if key not in self._batchers:
-            loop = asyncio.get_running_loop()
-            made = await loop.run_in_executor(self._pool, self.load, model, engine)
-            self._batchers.setdefault(key, made)
-            _trim(self._batchers)
-        self._batchers.move_to_end(key)
-        return await self._batchers[key](crops)
+        batcher = await self._batcher(model, self._engine_of(model))
+        return await batcher(crops)
 
     async def explain(self, model: Served, crop: bytes, method: str) -> bytes:
         """See :class:`Backend`."""
@@ -168,6 +166,36 @@ class Networks:
             [model.folder], device=self._device, engines=[engine], threads=self._threads
         )
         return Batcher(lambda crops: rows(scorer, crops), self._pool)
+
+    async def _batcher(self, model: Served, engine: str) -> Batcher:
+        """A network's batcher; where it is executed in a new way, the old one until that is ready.
+
+        However many requests wait for it, it is loaded once.
+        """
+        key = f"{model.id} {engine}"
+        while key not in self._batchers:
+            others = [k for k in self._batchers if k.startswith(f"{model.id} ")]
+            if key not in self._loading and not (others and key in self._unusable):
+                task = asyncio.create_task(self._load(key, model, engine))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())  # logged
+                self._loading[key] = task
+            if others:
+                key = others[-1]
+            else:
+                await asyncio.shield(self._loading[key])
+        self._batchers.move_to_end(key)
+        return self._batchers[key]
+
+    async def _load(self, key: str, model: Served, engine: str) -> None:
+        try:
+            self._batchers[key] = await asyncio.to_thread(self.load, model, engine)
+            _trim(self._batchers)
+        except Exception:
+            self._unusable.add(key)
+            log.exception("%s cannot be executed as %s", model.id, engine)
+            raise
+        finally:
+            del self._loading[key]
 
     def _explain(self, model: Served, crop: bytes, method: str) -> bytes:
         if model.id not in self._explainers:

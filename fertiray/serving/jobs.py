@@ -216,6 +216,19 @@ class JobStore:
             where = "DELETE FROM jobs WHERE id = ? AND clinic = ? AND state IN (?, ?, ?)"
             return db.execute(where, (job_id, clinic, *ENDED)).rowcount == 1
 
+    def expire(self, before: float) -> list[Job]:
+        """Deletes the records of jobs that ended before a time; their keys may be used again.
+
+        Args:
+            before: seconds since 1970.
+
+        Returns:
+            The jobs.
+        """
+        with self._writing() as db:
+            where = "DELETE FROM jobs WHERE state IN (?, ?, ?) AND finished < ? RETURNING *"
+            return [_job(row) for row in db.execute(where, (*ENDED, before)).fetchall()]
+
     def claim(self) -> tuple[Job, str] | None:
         """The next job that nobody works on, and a lease on it; None where there is none."""
         lease, now = secrets.token_hex(8), time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -111,7 +112,7 @@ def job_routes(service: Service, current: Current, receiving: Room) -> APIRouter
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         asked = _source(await request.body()) if kind == "application/json" else None
         if asked and asked.upload and (known := service.jobs.get(asked.upload, clinic)):
-            return _accepted(request, known)
+            return _accepted(service, request, known)
         try:
             service.jobs.check_room(clinic, service.limits)
         except QueueFullError:
@@ -148,18 +149,18 @@ def job_routes(service: Service, current: Current, receiving: Room) -> APIRouter
             raise full(FULL) from None
         if job.id != content.id:
             service.places.clear(clinic, content.id)
-        return _accepted(request, job)
+        return _accepted(service, request, job)
 
     @router.get("", responses={403: PROBLEMS[403]})
     def jobs(clinic: Clinic, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> schemas.Jobs:
         """This clinic's jobs, the newest first."""
         found = service.jobs.of_clinic(clinic, limit)
-        return schemas.Jobs(jobs=[schemas.shown(job) for job in found])
+        return schemas.Jobs(jobs=[schemas.shown(job, service.keep_days) for job in found])
 
     @router.get("/{job_id}", responses={404: ABSENT[404], 403: PROBLEMS[403]})
     def job(request: Request, job_id: str, clinic: Clinic) -> schemas.JobState:
         """How far a job is."""
-        return schemas.shown(own(service, request, job_id, clinic))
+        return schemas.shown(own(service, request, job_id, clinic), service.keep_days)
 
     @router.post("/{job_id}/cancel", responses={404: ABSENT[404], 403: PROBLEMS[403]})
     def cancel(request: Request, job_id: str, clinic: Clinic) -> schemas.JobState:
@@ -170,7 +171,7 @@ def job_routes(service: Service, current: Current, receiving: Room) -> APIRouter
             raise no_job()
         if found.state == "cancelled" and before.state != "cancelled":
             service.places.clear(clinic, job_id)
-        return schemas.shown(found)
+        return schemas.shown(found, service.keep_days)
 
     @router.delete("/{job_id}", status_code=204, responses=ABSENT)
     def delete(request: Request, job_id: str, clinic: Clinic) -> None:
@@ -183,10 +184,11 @@ def job_routes(service: Service, current: Current, receiving: Room) -> APIRouter
     return router
 
 
-def _accepted(request: Request, job: Job) -> Response:
+def _accepted(service: Service, request: Request, job: Job) -> Response:
     request.state.job = job.id
     where = {"location": f"/v1/jobs/{job.id}"}
-    return JSONResponse(schemas.shown(job).model_dump(mode="json"), 202, where)
+    state = schemas.shown(job, service.keep_days).model_dump(mode="json")
+    return JSONResponse(state, 202, where)
 
 
 def _source(body: bytes) -> schemas.Source:
@@ -209,6 +211,7 @@ async def _upload(service: Service, clinic: str, upload_id: str) -> _Content:
     """An upload whose parts are there, put on disk for good."""
     file = find(service, clinic, upload_id)
     try:
+        os.utime(file)  # not taken for one that was given up
         archives.kind_of(file)
         digest = await asyncio.to_thread(receive.digest, file)
         await asyncio.to_thread(sync, file)

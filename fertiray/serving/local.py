@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import uvicorn
-
 from fertiray.scoring.engine import choose_engines
 from fertiray.scoring.shards import score_locally
 from fertiray.serving.address import Address
 from fertiray.serving.api import create_app
 from fertiray.serving.bulk import Workers
 from fertiray.serving.interactive import Networks
+from fertiray.serving.listener import server
 from fertiray.serving.settings import Settings, prepare, service_of, work_of
 
 
@@ -28,15 +27,6 @@ def run(settings: Settings, address: Address, ready: Callable[[], None]) -> None
     workers = Workers(work_of(settings, score_locally, choose_engines), settings.jobs_at_once)
     ready()
     try:
-        uvicorn.run(
-            app,
-            host=address.host,
-            port=address.port,
-            ssl_certfile=address.certificate or None,
-            ssl_keyfile=address.key or None,
-            access_log=False,
-            server_header=False,
-            log_level="warning",
-        )
+        server(app, address).run()
     finally:
         workers.stop()

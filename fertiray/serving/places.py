@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from fertiray.serving.jobs import Job
 
-ABANDONED_S = 24 * 3600.0  # uploads that never became a job are swept away after a day
+DAY_S = 24 * 3600.0
+ABANDONED_S = DAY_S  # uploads that never became a job are swept away after a day
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,32 @@ class Places:
         shutil.rmtree(self.job(job_id), ignore_errors=True)
         self.upload(clinic, job_id).unlink(missing_ok=True)
 
-    def sweep(self, known: set[str]) -> None:
-        """Deletes uploads that never became a job, and what is left of deleted jobs."""
+    def sweep(self, known: Callable[[], Set[str]]) -> None:
+        """Deletes uploads that never became a job, and what is left of deleted jobs.
+
+        Args:
+            known: ids of all jobs. It is called when the old places are found: an upload of which a
+                job is being made is touched first, so it is either not old or known.
+        """
         old = time.time() - ABANDONED_S
-        for place in (*(self.root / "uploads").glob("*/*"), *(self.root / "jobs").iterdir()):
-            if place.name not in known and place.stat().st_mtime < old:
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
+        places = (*(self.root / "uploads").glob("*/*"), *(self.root / "jobs").iterdir())
+        found = [place for place in places if _changed(place) < old]
+        jobs = known() if found else set()
+        for place in found:
+            if place.name in jobs:
+                continue
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+
+
+def _changed(place: Path) -> float:
+    """When it was last changed; just now where it has been deleted meanwhile."""
+    try:
+        return place.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def slug(label: str) -> str:

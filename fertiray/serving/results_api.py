@@ -44,7 +44,7 @@ def result_routes(service: Service, interactive: Room) -> APIRouter:
         found = _done(service, request, job_id, clinic)
         run = service.places.run(found)
         if format == "json":
-            state = schemas.shown(found).model_dump(mode="json")
+            state = schemas.shown(found, service.keep_days).model_dump(mode="json")
             return JSONResponse({"job": state, "table": table, "rows": results.rows(run, table)})
         name = "report.html" if format == "html" else f"{table}.{format}"
         return Response(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -120,6 +120,9 @@ class JobState(BaseModel):
     cancelling: bool
     created: datetime
     finished: datetime | None
+    expires: datetime | None = Field(
+        description="When the job is deleted with all that was sent and found; null for never"
+    )
 
 
 class Jobs(BaseModel):
@@ -134,8 +137,14 @@ class Health(BaseModel):
     status: Literal["ok", "starting"]
 
 
-def shown(job: Job) -> JobState:
-    """A job's record as its clinic sees it; no places of this machine."""
+def shown(job: Job, keep_days: float | None) -> JobState:
+    """A job's record as its clinic sees it; no places of this machine.
+
+    Args:
+        job: the record.
+        keep_days: for how long a job that has ended is kept; None for ever.
+    """
+    finished = datetime.fromtimestamp(job.finished, UTC) if job.finished else None
     return JobState(
         id=job.id,
         label=job.label,
@@ -149,5 +158,6 @@ def shown(job: Job) -> JobState:
         message=job.message,
         cancelling=job.cancel and job.state == "running",
         created=datetime.fromtimestamp(job.created, UTC),
-        finished=datetime.fromtimestamp(job.finished, UTC) if job.finished else None,
+        finished=finished,
+        expires=finished + timedelta(keep_days) if finished and keep_days else None,
     )

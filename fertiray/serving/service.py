@@ -58,6 +58,7 @@ class Service:
         limits: what is taken in.
         allowed: by clinic, locations below which its crop stores may lie.
         open_paths: paths that need no token beside the page itself.
+        keep_days: for how long a job that has ended is kept; None for ever.
     """
 
     places: Places
@@ -68,6 +69,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     allowed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     open_paths: tuple[str, ...] = ()
+    keep_days: float | None = None
 
 
 class Current:
@@ -115,7 +117,7 @@ class Current:
         return True
 
 
-def clinic_of(request: Request) -> str:
+async def clinic_of(request: Request) -> str:
     """The clinic that a request is for.
 
     Raises:
@@ -174,7 +176,12 @@ class Room:
     """
 
     def __init__(self, places: int, refusal: Callable[[], HTTPException]) -> None:
-        self._free, self._refusal = asyncio.Semaphore(places), refusal
+        self._free, self.refusal = asyncio.Semaphore(places), refusal
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no place."""
+        return self._free.locked()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -183,8 +190,8 @@ class Room:
         Raises:
             HTTPException: where there is none.
         """
-        if self._free.locked():
-            raise self._refusal()
+        if self.full:
+            raise self.refusal()
         async with self._free:
             yield
 

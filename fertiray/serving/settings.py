@@ -21,6 +21,7 @@ from fertiray.serving.places import Places
 from fertiray.serving.service import Service
 
 OPENABLE = ("/openapi.json", "/metrics")
+MOST_DAYS = 36525  # a hundred years
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Settings:
         engine: how networks are executed (``scoring.engine``). With ``auto``, the first large
             job of a model takes the fastest way that passes its gate; later jobs take the same, and
             so do interactive requests from then on.
-        scorers: replicas for interactive requests, at most.
+        scorers: replicas for interactive requests, at most; 0 where the HTTP interface computes
+            them itself.
         workers: shards of jobs that are scored at a time.
         jobs_at_once: jobs that are worked on at a time.
-        niceness: how far jobs stand back for interactive requests, as of ``nice``.
         open_paths: of ``/openapi.json`` and ``/metrics``, those that need no token.
         limits: what is taken in.
+        keep_days: a job that ended so many days ago is deleted with all that was sent and found;
+            None keeps them until they are deleted one by one.
     """
 
     state: str
@@ -51,12 +54,12 @@ class Settings:
     allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     device: str = "auto"
     engine: str = AUTO
-    scorers: int = 1
+    scorers: int = 0
     workers: int = 1
     jobs_at_once: int = 2
-    niceness: int = 10
     open_paths: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    keep_days: float | None = None
 
     @property
     def places(self) -> Places:
@@ -102,6 +105,11 @@ def prepare(settings: Settings) -> list[catalogue.Served]:
         raise InputError(
             f"--engine {settings.engine}: unknown; choose one of: {', '.join(ENGINES)}"
         )
+    if settings.keep_days is not None and not 0 < settings.keep_days < MOST_DAYS:
+        raise InputError(
+            f"--keep-days {settings.keep_days:g}: give more than 0 and less than {MOST_DAYS}, or"
+            " leave it out to keep jobs until they are deleted"
+        )
     known(settings.device)
     tokens.listed(settings.token_file)
     try:
@@ -129,11 +137,12 @@ def service_of(settings: Settings, backend: Backend) -> Service:
         settings.limits,
         settings.allowed,
         settings.open_paths,
+        settings.keep_days,
     )
 
 
 def work_of(settings: Settings, runner: Runner, choose: Chooser) -> Work:
-    """What works off jobs; sweeps away first what earlier uploads left behind.
+    """What works off jobs.
 
     Args:
         settings: of the service.
@@ -141,10 +150,8 @@ def work_of(settings: Settings, runner: Runner, choose: Chooser) -> Work:
         choose: measures how networks are executed.
     """
     places = settings.places
-    jobs = JobStore(places.database)
-    places.sweep(jobs.known())
     return Work(
-        jobs,
+        JobStore(places.database),
         places,
         settings.limits,
         runner,
@@ -153,4 +160,5 @@ def work_of(settings: Settings, runner: Runner, choose: Chooser) -> Work:
         settings.workers,
         settings.device,
         Audit(places.audit),
+        settings.keep_days,
     )

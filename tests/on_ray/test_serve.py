@@ -1,4 +1,4 @@
-"""The service on Ray Serve: the same table as ``fertiray score``, models exchanged, overload."""
+"""The service behind Serve's proxy: the table of ``fertiray score``, models exchanged, overload."""
 
 import dataclasses
 import shutil
@@ -16,6 +16,7 @@ from fertiray.bench.chaos.service import free_port
 from fertiray.client import Client
 from fertiray.data.ingest import ingest
 from fertiray.data.synthetic import synth_crops
+from fertiray.errors import InputError
 from fertiray.scoring.engine import EAGER
 from fertiray.scoring.run import score
 from fertiray.scoring.shards import ScoringJob, score_locally
@@ -42,7 +43,8 @@ def cohort(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, zona_checkpoint, ray_cluster):
-    """A service that takes 16 requests at a time; yields its settings, address and a token."""
+    """A service that takes 16 requests at a time, and has replicas for them, as ``jobs/serve.yaml``
+    has; yields its settings, address and a token."""
     from ray import serve
 
     from fertiray.on_ray.serve import APP, build
@@ -55,6 +57,7 @@ def service(tmp_path_factory, zona_checkpoint, ray_cluster):
         (zona_checkpoint,),
         device="cpu",
         engine=EAGER,
+        scorers=1,
         workers=2,
         limits=Limits(requests=16, images=8),
     )
@@ -73,6 +76,16 @@ def client(service) -> Client:
 
 def rows(files) -> pl.DataFrame:
     return pl.concat(pl.read_parquet(f) for f in sorted(files)).sort("crop_id")
+
+
+def test_serve_deploy_can_call_the_builder():
+    """``serve deploy`` calls a builder of exactly one parameter, a dictionary without its type."""
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+
+    from fertiray.on_ray.serve import build
+
+    with pytest.raises(InputError, match="args: unknown key 'stat'"):
+        call_user_app_builder_with_args_if_necessary(build, {"stat": "x"})
 
 
 def test_a_zip_of_2000_crops_gives_the_table_of_fertiray_score(

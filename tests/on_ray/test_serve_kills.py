@@ -91,7 +91,7 @@ def test_kill_9_of_every_part_and_of_the_node_loses_and_duplicates_nothing(
     asking = threading.Thread(target=ask)
     asking.start()
     until(client, job, lambda state: state["done"] > 0)
-    for title in ("fertiray:Shards", "fertiray:Jobs", "ServeController", "fertiray:Scoring"):
+    for title in ("fertiray:Shards", "fertiray:Jobs", "ServeController", "fertiray:Door"):
         before = client.job(job)["done"]
         service.kill(title)
         until(client, job, lambda s, b=before: s["done"] > b or s["state"] == "done")

@@ -56,11 +56,16 @@ Make = Callable[..., Clinic]
 
 @pytest.fixture
 def clinic(tmp_path, zona_checkpoint) -> Iterator[Make]:
-    """Makes a service; its arguments are fields of Limits, and ``allowed`` and ``open_paths``."""
+    """Makes a service; ``limits`` are fields of Limits, the rest is as in Settings."""
     clients = []
 
     def make(
-        *, folder: Path = tmp_path / "service", allowed=None, open_paths=(), **limits: int
+        *,
+        folder: Path = tmp_path / "service",
+        allowed=None,
+        open_paths=(),
+        keep_days=None,
+        **limits: int,
     ) -> Clinic:
         places = Places(folder)
         places.prepare()
@@ -77,10 +82,11 @@ def clinic(tmp_path, zona_checkpoint) -> Iterator[Make]:
             bounds,
             allowed or {},
             open_paths,
+            keep_days,
         )
         work = Work(
             *(service.jobs, places, bounds, score_locally, choose_engines, EAGER, 1, "cpu"),
-            service.audit,
+            *(service.audit, keep_days),
         )
         client = TestClient(create_app(service), raise_server_exceptions=False)
         client.__enter__()

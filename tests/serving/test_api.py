@@ -393,6 +393,12 @@ def test_more_requests_than_places_are_refused_before_they_are_read(clinic, coho
         go.set()
         assert first.result().status_code == 200
     assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+    assert second.headers["x-content-type-options"] == "nosniff"
+    noted = [json.loads(line) for line in next(service.service.audit.folder.iterdir()).open()]
+    assert [(line["route"], line["status"], line["clinic"]) for line in noted[-2:]] == [
+        ("/v1/score", 429, "clinic-a"),
+        ("/v1/score", 200, "clinic-a"),
+    ]
     assert ask().status_code == 200
 
 

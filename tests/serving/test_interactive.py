@@ -142,6 +142,60 @@ def test_a_swap_drops_no_request_and_a_broken_model_is_not_taken(two, tmp_path, 
     assert (labels[0], labels[-1]) == ("bound", "unbound")
 
 
+def test_a_network_is_loaded_once_and_answers_the_old_way_until_the_new_one_is_ready(
+    two, monkeypatch, caplog
+):
+    model, loaded, ready = catalogue.served(two[0]), [], threading.Event()
+    way, load = ["eager"], Networks.load
+
+    def slow(self, model, engine):
+        loaded.append(engine)
+        if engine == "broken":
+            raise InputError("broken")
+        if engine == "compile":  # stands for any other way
+            ready.wait(60)
+        made = load(self, model, "eager")
+        made.way = engine
+        return made
+
+    monkeypatch.setattr(Networks, "load", slow)
+    used, call = [], Batcher.__call__
+
+    async def noted(self, crops):
+        used.append(self.way)
+        return await call(self, crops)
+
+    monkeypatch.setattr(Batcher, "__call__", noted)
+
+    async def main():
+        networks = Networks("cpu", lambda model: way[0], threads=1)
+
+        async def ask():
+            (row,) = await networks.score(model, [CROP])
+            return row["probabilities"]
+
+        first = await asyncio.gather(*(ask() for _ in range(8)))
+        assert loaded == ["eager"]
+        way[0] = "compile"
+        assert await asyncio.gather(*(ask() for _ in range(8))) == first  # nobody waits
+        assert (loaded, set(used)) == (["eager", "compile"], {"eager"})
+        ready.set()
+        for _ in range(200):
+            await ask()
+            if used[-1] == "compile":
+                break
+            await asyncio.sleep(0.05)
+        assert used[-1] == "compile"
+        way[0] = "broken"
+        for _ in range(3):
+            assert await ask() == first[0]
+            await asyncio.sleep(0.05)
+        assert loaded == ["eager", "compile", "broken"]  # not tried with every request
+
+    asyncio.run(main())
+    assert "cannot be executed as broken" in caplog.text
+
+
 def test_a_folder_that_changed_under_its_name_is_refused(two, tmp_path):
     old, new = two
     folder = shutil.copytree(old, tmp_path / "folder")

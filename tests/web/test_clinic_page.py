@@ -102,7 +102,9 @@ def page(tmp_path_factory, zona_checkpoint):
     state = tmp_path_factory.mktemp("service")
     text, _ = tokens.add(state / "tokens.json", "clinic-a")
     settings = Settings(
-        str(state / "state"), str(state / "tokens.json"), (zona_checkpoint,), engine=EAGER
+        *(str(state / "state"), str(state / "tokens.json"), (zona_checkpoint,)),
+        engine=EAGER,
+        keep_days=30,
     )
     prepare(settings)
     app = create_app(service_of(settings, Networks("cpu", threads=1)))
@@ -151,6 +153,7 @@ def test_from_sign_in_to_the_report(page, cohort):
     assert page.text("#job-title") == "Week 7 <b>"
     page.seen("table.patients tbody tr")
     assert "done" in page.find("#job-state").text
+    assert page.find("#job-expires").text.startswith("Deleted on ")
     (run,) = (page.folder / "state" / "jobs").glob("*/run/*")
     known = pl.read_parquet(run / "patients.parquet").to_dicts()
     shown = [

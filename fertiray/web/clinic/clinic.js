@@ -113,6 +113,8 @@ function showJob(job) {
     : "";
   byId("job-state").textContent = `${stateText(job)}${counts}`;
   byId("job-state").className = `state ${job.state}`;
+  byId("job-expires").textContent = job.expires ? `Deleted on ${new Date(job.expires).toLocaleString()}` : "";
+  byId("job-expires").hidden = !job.expires;
   byId("job-progress").hidden = ended;
   if (job.total) {
     byId("job-bar").max = job.total;
