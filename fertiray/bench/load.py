@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
+import aiohttp
 import numpy as np
 
 SHARES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -55,11 +55,38 @@ def open_loop(
         client says), ``answered_per_s``, and ``p50_ms``, ``p95_ms``, ``p99_ms``, ``max_ms`` of the
         answered ones; None where there are none.
     """
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate, max(1, int(2 * rate * seconds) + 10))
+    return asyncio.run(_run(endpoint, rate, seconds, _arrivals(rate, seconds, seed), timeout))
+
+
+def alone(call: Callable[[], object], rate: float, seconds: float, *, seed: int = 0) -> list[float]:
+    """The same arrivals for a function of this process that does one after the other.
+
+    It is what no service around that function can beat without doing several at once: the same
+    waiting for one another, and the same idle, cold processor between them.
+
+    Args:
+        call: what is called for each request.
+        rate: requests a second, on average.
+        seconds: for which they come.
+        seed: of their times; the same as in :func:`open_loop` means the same times.
+
+    Returns:
+        Milliseconds from when each was due to its end.
+    """
+    took = []
+    begin = time.perf_counter()
+    for at in _arrivals(rate, seconds, seed):
+        time.sleep(max(0.0, begin + at - time.perf_counter()))
+        call()
+        took.append(1000 * (time.perf_counter() - begin - at))
+    return took
+
+
+def _arrivals(rate: float, seconds: float, seed: int) -> list[float]:
+    """Seconds at which requests are due."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, int(2 * rate * seconds) + 10))
     due = np.cumsum(gaps)
-    due = due[due < seconds]
-    return asyncio.run(_run(endpoint, rate, seconds, [float(at) for at in due], timeout))
+    return [float(at) for at in due[due < seconds]]
 
 
 def capacity(endpoint: Endpoint, seconds: float, *, together: int = 16) -> float:
@@ -104,7 +131,7 @@ def held(points: Sequence[Mapping[str, Any]], p99_ms: float) -> float | None:
 
 
 async def _saturate(endpoint: Endpoint, seconds: float, together: int) -> float:
-    async with httpx2.AsyncClient(timeout=60) as client:
+    async with _session(60) as client:
         begin = time.perf_counter()
 
         async def ask() -> int:
@@ -121,8 +148,7 @@ async def _saturate(endpoint: Endpoint, seconds: float, together: int) -> float:
 async def _run(
     endpoint: Endpoint, rate: float, seconds: float, due: list[float], timeout: float
 ) -> dict[str, Any]:
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
-    async with httpx2.AsyncClient(timeout=timeout, limits=limits) as client:
+    async with _session(timeout) as client:
         await _one(client, endpoint, time.perf_counter())  # opens a connection
         begin = time.perf_counter()
         tasks = []
@@ -150,18 +176,26 @@ async def _run(
     }
 
 
-async def _one(client: httpx2.AsyncClient, endpoint: Endpoint, due: float) -> tuple[str, float]:
+def _session(timeout: float) -> aiohttp.ClientSession:
+    """As many connections as there are requests, kept for the next ones."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(timeout)
+    )
+
+
+async def _one(client: aiohttp.ClientSession, endpoint: Endpoint, due: float) -> tuple[str, float]:
     """``answered``, ``refused`` or the kind of error, and seconds since the request was due."""
     try:
-        answer = await client.post(
-            endpoint.url, content=endpoint.body, headers=dict(endpoint.headers)
-        )
-    except httpx2.HTTPError as error:
+        async with client.post(
+            endpoint.url, data=endpoint.body, headers=endpoint.headers
+        ) as answer:
+            await answer.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
         return type(error).__name__, time.perf_counter() - due
-    if answer.status_code == 200:
+    if answer.status == 200:
         kind = "answered"
-    elif answer.status_code in REFUSED and "retry-after" in answer.headers:
+    elif answer.status in REFUSED and "retry-after" in answer.headers:
         kind = "refused"
     else:
-        kind = str(answer.status_code)
+        kind = str(answer.status)
     return kind, time.perf_counter() - due

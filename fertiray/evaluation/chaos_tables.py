@@ -51,11 +51,11 @@ def _resumed(own: dict[str, Any]) -> str:
 
 
 def _storage(values: dict[str, Any]) -> list[list[str]]:
-    faulty = values["faulty"]
+    faulty, place = values["faulty"], "S3, Ray" if values["on_ray"] else "S3"
     kinds = ", ".join(f"{count} {kind}" for kind, count in faulty["faults"].items())
     rows = [
         [
-            f"S3: {values['share']:.0%} of the requests spoilt ({kinds})",
+            f"{place}: {values['share']:.0%} of the requests spoilt ({kinds})",
             str(faulty["requests"]),
             f"{'same rows' if faulty['equal'] else 'OTHER ROWS'}; {faulty['lost']} lost,"
             f" {faulty['duplicated']} duplicated; {faulty['seconds']:.0f} s, undisturbed"
@@ -68,7 +68,7 @@ def _storage(values: dict[str, Any]) -> list[list[str]]:
         if again := own.get("again"):
             same = "same rows" if again["equal"] else "OTHER ROWS"
             text += f"; the same command again: exit code {again['exit']}, {same}"
-        rows.append([f"S3: {name.replace('_', ' ')}", "1", text])
+        rows.append([f"{place}: {name.replace('_', ' ')}", "1", text])
     return rows
 
 

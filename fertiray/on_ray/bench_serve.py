@@ -4,15 +4,13 @@ Two questions. In bulk: how many crops a second does a job get, beside ``fertira
 same crops with as many workers on the same Ray? A job pays for the record of its progress and
 shares the machine with the HTTP interface; its networks are warm, where ``fertiray score`` loads
 them. And one by one: how long does a person wait? A lone crop cannot be faster than the network on
-a batch of one (``batch1_ms``); on top come two hops through Serve and, at load, the queue: with
-Poisson arrivals at half of what one network can do, the queue alone makes the slowest hundredth
-wait for about two others.
+a batch of one (``batch1_ms``); on top come HTTP and, at load, the queue. What the queue alone costs
+is measured too: the network without a service, at the same arrivals (``alone_p99_ms``).
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import os
 import signal
@@ -21,30 +19,31 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
-from ray import serve
 
 from fertiray import provenance
 from fertiray.bench import material
 from fertiray.bench.chaos.service import free_port
-from fertiray.bench.load import Endpoint, capacity, held, open_loop, sweep
+from fertiray.bench.load import Endpoint, alone, capacity, held, open_loop, sweep
 from fertiray.bench.peers import environment
 from fertiray.client import Client
 from fertiray.errors import InputError
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.score import choose_on_ray, score_on_ray
-from fertiray.on_ray.serve import APP, build
+from fertiray.on_ray.serve import serving
 from fertiray.scoring.engine import torch_device
 from fertiray.scoring.run import score
 from fertiray.scoring.scorer import Scorer
 from fertiray.scoring.shards import ScoringJob
 from fertiray.serving import tokens
+from fertiray.serving.address import Address
 from fertiray.serving.catalogue import served
 from fertiray.serving.settings import Settings
 
@@ -81,9 +80,11 @@ def bench_serve(
         ``rate``, ``score_rate`` (crops a second from start to report, median of the rounds) and
         ``ratio_to_score``; ``scoring_phase``, the same of the scoring alone; ``upload``, of a job
         whose crops come as a zip; ``batch1_ms``; ``p50_ms``, ``p95_ms``, ``p99_ms`` and ``errors``
-        at half load, ``p99_over_batch1``, and all of ``half_load``, ``half_load_with_bulk`` and
-        ``overload``; ``capacity_per_s``, whose half is half load: what the endpoint answers when
-        asked without a pause, at most what one network can do one by one; ``sweep``, loads up to
+        at half load, ``p99_over_batch1``; ``alone_p50_ms``, ``alone_p99_ms``: the network in this
+        process, without a service, at the same arrivals; all of ``half_load``,
+        ``half_load_with_bulk`` and ``overload``; ``capacity_per_s``, whose half is half load: what
+        the endpoint answers when asked without a pause, at most what one network can do one by
+        one; ``sweep``, loads up to
         that; ``peers`` (``litserve``: ``capacity_per_s``, ``sweep``, and by bound of the p99
         what each of the two holds); what was measured, ``command``, ``machine``, ``versions``.
     """
@@ -116,6 +117,7 @@ def bench_serve(
             endpoint = _endpoint(client, token, images[0])
             most = min(capacity(endpoint, min(seconds, 10)), 1000 / batch1)
             half = open_loop(endpoint, most / 2, seconds)
+            paced = alone(_lone(network, images, settings.device, interactive), most / 2, seconds)
             with _busy(client, store):
                 beside = open_loop(endpoint, most / 2, seconds, seed=1)
             overload = open_loop(endpoint, 3 * most, min(seconds, 10), seed=2)
@@ -141,6 +143,8 @@ def bench_serve(
         "batch1_ms": round(batch1, 2),
         **{name: half[name] for name in ("p50_ms", "p95_ms", "p99_ms", "errors")},
         "p99_over_batch1": None if half["p99_ms"] is None else round(half["p99_ms"] / batch1, 2),
+        "alone_p50_ms": round(float(np.percentile(paced, 50)), 2),
+        "alone_p99_ms": round(float(np.percentile(paced, 99)), 2),
         "capacity_per_s": round(most, 2),
         "half_load": half,
         "half_load_with_bulk": beside,
@@ -165,27 +169,29 @@ def _median(values: Sequence[float]) -> float:
 
 def _batch1_ms(network: str, images: Sequence[bytes], device: str, engine: str) -> float:
     """Median time of the network on one crop in this process, as the service executes it."""
-    scorer = Scorer([network], device=device, engines=[engine])
+    call = _lone(network, images, device, engine)
     times = []
-    for number in range(40):
+    for _ in range(30):
         begin = time.perf_counter()
-        scorer([images[number % len(images)]])
+        call()
         times.append(time.perf_counter() - begin)
-    return 1000 * float(np.median(times[10:]))
+    return 1000 * float(np.median(times))
+
+
+def _lone(network: str, images: Sequence[bytes], device: str, engine: str) -> Callable[[], object]:
+    """Scores one crop, another one each time; warm."""
+    scorer, following = Scorer([network], device=device, engines=[engine]), cycle(images)
+    for _ in range(10):
+        scorer([next(following)])
+    return lambda: scorer([next(following)])
 
 
 @contextmanager
 def _service(settings: Settings) -> Iterator[tuple[Client, str]]:
     token, _ = tokens.add(settings.tokens, CLINIC)
-    port = free_port()
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    try:
-        serve.run(build(dataclasses.asdict(settings)), name=APP)
-        client = Client(f"http://127.0.0.1:{port}", token)
-        client.models()
-        yield client, token
-    finally:
-        serve.shutdown()
+    address = Address(port=free_port())
+    with serving(settings, address):
+        yield Client(address.url, token), token
 
 
 def _scored(store: str, network: str, run: Path, settings: Settings) -> dict[str, float]:
@@ -271,7 +277,7 @@ def _beside(
     most = capacity(theirs, min(seconds, 10))
     points = sweep(theirs, most, min(seconds, 15))
     bounds = {}
-    for times in (3, 5, 10):
+    for times in (3, 5, 10, 20):
         one, other = held(ours, times * batch1), held(points, times * batch1)
         ratio = round(one / other, 2) if one and other else None
         bounds[f"p99 <= {times} x batch1"] = {"ours": one, "theirs": other, "ratio": ratio}

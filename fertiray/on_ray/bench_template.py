@@ -5,7 +5,6 @@ A program of its own beside ``fertiray bench pipeline``; see :mod:`fertiray.benc
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from fertiray import checkpoint
 from fertiray.bench.peers import BATCH, Network, Pass, main, pixels
 from fertiray.on_ray.cluster import cluster
+from fertiray.processes import cores
 
 
 class Labels:
@@ -34,7 +34,7 @@ def prepare(store: str, folder: str, device: str) -> Pass:
     """See ``main``."""
     files = [str(part) for part in sorted(Path(store).glob("part-*"))]
     preprocessing = checkpoint.read_meta(folder).preprocessing
-    actors = max(1, len(os.sched_getaffinity(0)) - 1)  # the others decode
+    actors = max(1, cores() - 1)  # the others decode
 
     def one_pass(count: int) -> list[str]:
         context = DataContext.get_current()

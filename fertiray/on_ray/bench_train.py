@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 import uuid
@@ -27,6 +26,7 @@ from fertiray.bench.training import (
 )
 from fertiray.on_ray.cluster import cluster
 from fertiray.on_ray.train import RayWorker, make_trainer
+from fertiray.processes import cores
 
 
 def bench_train(
@@ -54,8 +54,7 @@ def bench_train(
         As :func:`fertiray.bench.training.summary`; ``background_cores``, the cores that Ray's other
         processes kept busy meanwhile; what was trained, ``command``, ``machine``, ``versions``.
     """
-    cores = threads or len(os.sched_getaffinity(0))
-    bench = StepBench(model, size, batch_size, steps, warm_up, threads=cores)
+    bench = StepBench(model, size, batch_size, steps, warm_up, threads=threads or cores())
     table = Table()
     with (
         tempfile.TemporaryDirectory(prefix="fertiray-bench-") as folder,

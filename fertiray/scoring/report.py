@@ -271,6 +271,12 @@ def _absent(names: set[str]) -> list[str]:
     return [f"Not a single head could be cut out for {_some(list(names))}: no result below."]
 
 
+def _from_to(least: float, most: float) -> str:
+    """Shares of several patients' heads, or that of one."""
+    low, high = f"{least:.0%}", f"{most:.0%}"
+    return low if low == high else f"{low} to {high} of each"
+
+
 def _cautions(patients: pl.DataFrame, models: Mapping[str, ModelView]) -> list[str]:
     """What the numbers themselves warn of."""
     found = []
@@ -286,7 +292,7 @@ def _cautions(patients: pl.DataFrame, models: Mapping[str, ModelView]) -> list[s
             )
         found += [
             f"In {_some(strange)}{of} many heads look unlike those the network was trained on"
-            f" ({least:.0%} to {most:.0%} of each; {wording.UNLIKE_EXPECTED:.0%} is usual):"
+            f" ({_from_to(least, most)}; {wording.UNLIKE_EXPECTED:.0%} is usual):"
             " another stain, another microscope or no sperm. Its accuracy is not known there."
             for strange, least, most in _unlike(own)
         ]

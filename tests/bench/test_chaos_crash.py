@@ -14,7 +14,7 @@ import polars as pl
 import psutil
 import pytest
 
-from fertiray import doctor, storage
+from fertiray import storage
 from fertiray.__main__ import main as module_main
 from fertiray.bench import material
 from fertiray.bench.chaos import crash_others
@@ -26,6 +26,7 @@ from fertiray.bench.chaos.crash_commands import (
     FULL,
     MEMORY,
     RAYLET,
+    WORKERS_FULL,
     Ended,
     left_over,
 )
@@ -38,7 +39,6 @@ from fertiray.bench.chaos.crash_moments import (
     summary,
     wrong_end,
 )
-from fertiray.cli import main
 from fertiray.data import crops, extract
 from fertiray.data.extract import segment_store
 from fertiray.data.synthetic import synth_crops, synth_fields
@@ -183,6 +183,8 @@ def test_moments_lie_along_the_undisturbed_run():
         (CTRL_C, -2, "KeyboardInterrupt\n", "exit code -2: KeyboardInterrupt"),
         (FULL, 2, "scoring: 1/2\nfertiray: run/scores: no space left; free some", None),
         (FULL, 1, "OSError: [Errno 28]", "exit code 1"),
+        (WORKERS_FULL, 2, "scoring: 1/2\nfertiray: run/scores: no space left; free some", None),
+        (WORKERS_FULL, 0, "", None),
         (FULL, 0, "", None),  # nothing was left to write
         (ACTOR, 1, "RayActorError", "exit code 1"),
         (RAYLET, 1, "", None),  # Ray ends its driver
@@ -274,18 +276,6 @@ def test_ctrl_c_is_the_commands_and_drops_what_is_not_begun(tmp_path):
     assert begun < 8  # what the pool had handed out already
     assert more.count("woke") == begun  # and that is finished
     assert left_over(children) == []
-
-
-def test_ctrl_c_is_one_line(monkeypatch, capsys):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(doctor, "examine", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor"])
-    assert ended.value.code == 130
-    said = capsys.readouterr().err.strip()
-    assert said == "fertiray: interrupted; the same command goes on where it stopped"
 
 
 def test_ctrl_c_while_the_command_is_read_is_one_line_too(monkeypatch, capsys):

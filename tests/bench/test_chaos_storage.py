@@ -112,9 +112,17 @@ def test_faults_depend_on_the_seed_and_the_request_alone() -> None:
 
 
 @pytest.mark.slow
-def test_scoring_on_faulty_storage_loses_nothing(tmp_path: Path, zona_checkpoint: str) -> None:
+@pytest.mark.parametrize(
+    "on_ray", [False, pytest.param(True, marks=pytest.mark.ray)], ids=["local", "ray"]
+)
+def test_scoring_on_faulty_storage_loses_nothing(
+    on_ray: bool, tmp_path: Path, zona_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     said: list[str] = []
-    found = storage_faults(tmp_path, checkpoint=zona_checkpoint, faults=0.15, say=said.append)
+    found = storage_faults(
+        tmp_path, checkpoint=zona_checkpoint, faults=0.15, on_ray=on_ray, say=said.append
+    )
     wrong = [found[key] for key in ("lost", "duplicated", "crashes", "hangs")]
     assert wrong == [0, 0, 0, 0], json.dumps(found, indent=1)
     faulty = found["faulty"]

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fertiray.bench.load import Endpoint, capacity, held, open_loop
+from fertiray.bench.load import Endpoint, alone, capacity, held, open_loop
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_every_answer_is_of_one_kind(endpoint):
 def test_nobody_there_is_an_error_and_no_latency():
     found = open_loop(Endpoint("http://127.0.0.1:9/", {}, b""), 20, 0.5)
     assert found["errors"] == found["requests"] > 0
-    assert found["errors_by_kind"] == {"ConnectError": found["errors"]}
+    assert found["errors_by_kind"] == {"ClientConnectorError": found["errors"]}
     assert found["p99_ms"] is None
     with pytest.raises(RuntimeError, match="answered none"):
         capacity(Endpoint("http://127.0.0.1:9/", {}, b""), 0.2)
@@ -71,6 +71,19 @@ def test_capacity_counts_answers_and_nothing_else(endpoint):
     answered = sum(n % 5 != 0 and n % 7 != 0 for n in range(1, count[0] + 1))
     assert answered / 5 < found <= answered / 0.5  # it takes half a second, more where all is slow
     assert found <= 100  # two that wait 20 ms each time
+
+
+def test_alone_the_next_one_waits_for_the_one_before():
+    begun = []
+
+    def call():
+        begun.append(time.perf_counter())
+        time.sleep(0.05)
+
+    took = alone(call, 40, 1, seed=3)  # 40 a second want 2 s of work a second
+    assert len(took) == len(begun) == pytest.approx(40, abs=25)
+    assert min(took) >= 50
+    assert took[-1] > 50 * len(took) - 1000 - 1  # all but the last second of work had to wait
 
 
 def test_the_load_that_is_held():

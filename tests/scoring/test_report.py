@@ -20,7 +20,7 @@ from fertiray import storage
 from fertiray.errors import InputError
 from fertiray.scoring import contents
 from fertiray.scoring.aggregate import aggregate, write_tables
-from fertiray.scoring.report import write_report
+from fertiray.scoring.report import _from_to, write_report
 from fertiray.scoring.verdicts import ModelInfo
 
 HOSTILE = '<script>alert("x")</script>&\'"=P'
@@ -298,3 +298,11 @@ def test_the_pages_script_is_the_one_its_policy_allows(page: Page, tmp_path: Pat
     digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
     policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
     assert f"'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "text"),
+    [(0.171, 0.171, "17%"), (0.168, 0.172, "17%"), (0.17, 0.4, "17% to 40% of each")],
+)
+def test_one_share_is_no_range(least, most, text):
+    assert _from_to(least, most) == text

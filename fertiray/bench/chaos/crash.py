@@ -28,6 +28,7 @@ from fertiray.bench.chaos.crash_commands import (
     FULL,
     MEMORY,
     RAYLET,
+    WORKERS_FULL,
     Command,
 )
 from fertiray.bench.chaos.crash_moments import (
@@ -51,6 +52,7 @@ CYCLE = (
     (MEMORY, ON_RAY),
     (DRIVER, ON_RAY),
     (CTRL_C, ON_RAY),
+    (WORKERS_FULL, ON_RAY),
 )
 CORRUPT_EACH = 61  # crops
 FILES = "scores/*.parquet"

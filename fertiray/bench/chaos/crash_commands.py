@@ -21,6 +21,7 @@ import psutil
 DRIVER = "driver killed"
 CTRL_C = "Ctrl-C"
 FULL = "disk full"
+WORKERS_FULL = "workers' disk full"
 ACTOR = "actor killed"
 RAYLET = "raylet killed"
 MEMORY = "out of memory"
@@ -158,7 +159,8 @@ def strike(kind: str, command: Command) -> bool:
     Args:
         kind: ``DRIVER``: SIGKILL of the command itself. ``CTRL_C``: SIGINT to its process group, as
             a terminal sends it. ``FULL``: from now on no file of its processes may grow, so that
-            each write fails as on a full disk, but with EFBIG in place of ENOSPC. ``ACTOR``:
+            each write fails as on a full disk, but with EFBIG in place of ENOSPC. ``WORKERS_FULL``:
+            the same for the actors that score, whose node's disk is full. ``ACTOR``:
             SIGKILL of one actor that scores. ``RAYLET``: SIGKILL of Ray's raylet. ``MEMORY``:
             SIGKILL of that process of the command to which the kernel gives the highest oom_score,
             as its out-of-memory killer would; the machine's memory is not really exhausted.
@@ -170,12 +172,13 @@ def strike(kind: str, command: Command) -> bool:
             os.killpg(command.process.pid, signal.SIGINT)
             return True
         if kind == FULL:
-            for own in tree:
-                resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (0, 0))
-            return bool(tree)
+            return _filled(tree)
+        actors = [own for own in tree if _title(own).startswith("ray::MapWorker")]
+        if kind == WORKERS_FULL:
+            return _filled(actors)
         victims = tree[:1]
         if kind == ACTOR:
-            victims = [own for own in tree if _title(own).startswith("ray::MapWorker")][:1]
+            victims = actors[:1]
         elif kind == RAYLET:
             victims = [own for own in tree if _title(own) == "raylet"][:1]
         elif kind == MEMORY:
@@ -185,6 +188,13 @@ def strike(kind: str, command: Command) -> bool:
         return bool(victims)
     except (ProcessLookupError, psutil.NoSuchProcess):
         return False
+
+
+def _filled(processes: Sequence[psutil.Process]) -> bool:
+    """No file of these processes grows any more; whether there were any."""
+    for own in processes:
+        resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (0, 0))
+    return bool(processes)
 
 
 def _title(process: psutil.Process) -> str:

@@ -20,6 +20,7 @@ from fertiray.bench.chaos.crash_commands import (
     LOOK_S,
     MEMORY,
     RAYLET,
+    WORKERS_FULL,
     Command,
     Ended,
     strike,
@@ -27,7 +28,7 @@ from fertiray.bench.chaos.crash_commands import (
 
 # Share of the moments before the first unit of work, among them, and after the last.
 PHASES = (0.2, 0.65, 0.15)
-ON_WORKERS = (ACTOR, RAYLET, MEMORY)  # faults for which there must be workers
+ON_WORKERS = (ACTOR, RAYLET, MEMORY, WORKERS_FULL)  # faults for which there must be workers
 
 Done = Callable[[Command], int]
 Stamps = dict[str, tuple[int, int]]
@@ -167,9 +168,10 @@ def wrong_end(kind: str, ended: Ended) -> str | None:
         return "hung"
     if ended.code == 0 or ended.document is not None:
         return None
-    promised = {CTRL_C: 130, FULL: 2, ACTOR: 0, MEMORY: -signal.SIGKILL}.get(kind, ended.code)
+    full = {FULL: 2, WORKERS_FULL: 2}
+    promised = {CTRL_C: 130, **full, ACTOR: 0, MEMORY: -signal.SIGKILL}.get(kind, ended.code)
     in_a_line = "Traceback" not in ended.said and "fertiray: " in last
-    if ended.code != promised or (kind in (CTRL_C, FULL) and not in_a_line):
+    if ended.code != promised or (kind in (CTRL_C, *full) and not in_a_line):
         return f"exit code {ended.code}: {last}"
     return None
 

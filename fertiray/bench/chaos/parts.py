@@ -56,7 +56,9 @@ PARTS: dict[str, Callable[[Path, Sizes, Say], dict[str, Any]]] = {
     "tune": lambda folder, sizes, say: tuning(
         folder, moments=sizes.fewer, seed=sizes.seed, say=say
     ),
-    "storage": lambda folder, sizes, say: storage_faults(folder, seed=sizes.seed, say=say),
+    "storage": lambda folder, sizes, say: storage_faults(
+        folder, on_ray=sizes.on_ray, seed=sizes.seed, say=say
+    ),
     "files": lambda folder, sizes, say: files(folder, count=sizes.files, seed=sizes.seed, say=say),
     "load": lambda folder, sizes, say: load(
         folder, seconds=sizes.seconds, on_ray=sizes.on_ray, say=say

@@ -1,7 +1,7 @@
 """Scoring from and to an S3 that misbehaves: nothing is lost, and what cannot go on says so.
 
 An S3 server of our own (moto) behind :class:`~fertiray.bench.chaos.faulty_s3.FaultyS3`. Every run
-is the command ``fertiray score --local`` in a process of its own.
+is the command ``fertiray score``, on Ray or in a process of its own.
 
 1. A share of all requests is spoilt. The run's rows must be those of an undisturbed local run, bit
    for bit.
@@ -62,6 +62,7 @@ class _Case:
     checkpoint: str
     client: Any
     proxy: FaultyS3
+    on_ray: bool
 
     def start(self, store: str, out: str) -> subprocess.Popen[str]:
         """Starts to score a store, which goes through the proxy where it lies on S3."""
@@ -71,9 +72,9 @@ class _Case:
             "AWS_ENDPOINT_URL": self.proxy.endpoint,
         }
         command = [sys.executable, "-m", "fertiray", "score", store, "--out", out, "--json"]
-        options = ["--checkpoint", self.checkpoint, "--local", "--engine", "eager"]
+        options = ["--checkpoint", self.checkpoint, "--engine", "eager", "--device", "cpu"]
         return subprocess.Popen(
-            [*command, *options, "--device", "cpu", "--workers", "2"],
+            [*command, *options, "--workers", "2", *([] if self.on_ray else ["--local"])],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -128,6 +129,7 @@ def storage_faults(
     *,
     checkpoint: str | None = None,
     faults: float = 0.1,
+    on_ray: bool = False,
     seed: int = 0,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -137,6 +139,7 @@ def storage_faults(
         folder: where store, network and the local run go.
         checkpoint: the network to score with; by default one is trained for a moment.
         faults: share of the requests that are spoilt in the first part.
+        on_ray: the commands run on a Ray of their own.
         seed: decides which.
         say: told what is being done.
 
@@ -153,7 +156,7 @@ def storage_faults(
     checkpoint = checkpoint or material.network(folder / "network", "basic_cnn", size=64)
     store = _store(folder / "store", material.drawn(folder / "drawn"))
     with _server() as (client, target), FaultyS3(target, seed=seed) as proxy:
-        case = _Case(checkpoint, client, proxy)
+        case = _Case(checkpoint, client, proxy, on_ray)
         _upload(client, store, "store")
         local = case.score(str(store), str(folder / "run"))
         if local.code != 0:
@@ -180,6 +183,7 @@ def storage_faults(
     ends = [end for value in found.values() for end in (value, value.get("again")) if end]
     return {
         "crops": PARTS * ROWS,
+        "on_ray": on_ray,
         "share": faults,
         **found,
         **{key: sum(end.get(key, 0) for end in ends) for key in ("lost", "duplicated")},
