@@ -47,8 +47,6 @@ def parquet_to_store(file: Path, store: str, limits: Limits, going: Callable[[],
     except (pa.ArrowException, OSError) as error:
         said = shown(" ".join(str(error).split())[:160])
         raise InputError(f"the Parquet file cannot be read ({said}); make it again") from error
-    if not count:
-        raise InputError("the Parquet file has no rows")
     return Unpacked(count, size)
 
 
@@ -57,6 +55,8 @@ def _parquet_rows(
 ) -> Iterator[dict[str, Any]]:
     if opened.metadata.num_rows > limits.files:
         raise InputError(f"more than {limits.files} rows; send the crops in parts")
+    if not opened.metadata.num_rows:  # PyArrow 19 fails at a file without row groups
+        raise InputError("the Parquet file has no rows")
     there = opened.schema_arrow.names
     for needed in ("patient_id", "image"):
         if needed not in there:
