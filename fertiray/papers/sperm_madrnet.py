@@ -76,7 +76,8 @@ PATCH = replace(
     views="dihedral",
 )
 
-# MADRNet in that frame, at a size and for as long as processors can: the hybrid loss has no MixUp.
+# MADRNet in that frame, at a size and for as long as processors can; its hybrid loss is taken
+# without MixUp and label smoothing.
 MADRNET_FRAMED = replace(
     FRAMED,
     model="madrnet",
