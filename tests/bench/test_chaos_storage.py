@@ -14,7 +14,14 @@ import pytest
 from fertiray import storage
 from fertiray.bench.chaos import faulty_s3
 from fertiray.bench.chaos.faulty_s3 import FaultyS3
-from fertiray.bench.chaos.storage_faults import PARTS, ROWS, SPOILT, storage_faults
+from fertiray.bench.chaos.storage_faults import (
+    BUCKET,
+    PARTS,
+    ROWS,
+    SPOILT,
+    empty_server,
+    storage_faults,
+)
 
 # The server reads who asks from it, and verifies no signature.
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, Signature=0"
@@ -109,6 +116,13 @@ def test_faults_depend_on_the_seed_and_the_request_alone() -> None:
     # 1000 draws of 0.2: 200 expected, standard deviation 12.6
     assert 150 < sum(fault != "" for _, fault in once) < 250
     assert {fault for _, fault in once} == {"", *faulty_s3.PASSING}
+
+
+def test_every_server_begins_empty() -> None:
+    for _ in range(2):
+        with empty_server() as (client, _):
+            assert client.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+            client.put_object(Bucket=BUCKET, Key="run/scores/a", Body=b"1")
 
 
 @pytest.mark.slow

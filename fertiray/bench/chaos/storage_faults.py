@@ -155,7 +155,7 @@ def storage_faults(
     say("drawing crops and a local run without disturbance")
     checkpoint = checkpoint or material.network(folder / "network", "basic_cnn", size=64)
     store = _store(folder / "store", material.drawn(folder / "drawn"))
-    with _server() as (client, target), FaultyS3(target, seed=seed) as proxy:
+    with empty_server() as (client, target), FaultyS3(target, seed=seed) as proxy:
         case = _Case(checkpoint, client, proxy, on_ray)
         _upload(client, store, "store")
         local = case.score(str(store), str(folder / "run"))
@@ -300,7 +300,7 @@ def _upload(client: Any, store: Path, key: str, names: Sequence[str] | None = No
 
 
 @contextmanager
-def _server() -> Iterator[tuple[Any, str]]:
+def empty_server() -> Iterator[tuple[Any, str]]:
     """An S3 server with an empty bucket: a client of its own, past the proxy, and its endpoint."""
     try:
         import boto3
@@ -323,6 +323,10 @@ def _server() -> Iterator[tuple[Any, str]]:
             aws_secret_access_key=_ACCESS["AWS_SECRET_ACCESS_KEY"],
         )
         client.create_bucket(Bucket=BUCKET)
+        # moto keeps what servers of the same process held before.
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+            for entry in page.get("Contents", []):
+                client.delete_object(Bucket=BUCKET, Key=entry["Key"])
         yield client, endpoint
     finally:
         server.stop()
