@@ -34,10 +34,10 @@ COUNTS = ("params", "gmacs")
 TOLD = (
     *("model", "model_args", "preprocessing.size", "preprocessing.window", "epochs"),
     *("freeze_epochs", "batch_size", "frame", "views", "keep", "augmentation.mixup", "frozen"),
-    *("freeze_batchnorm", "loss.kind", "loss.triplet", "loss.harc"),
+    *("freeze_batchnorm", "loss.kind", "loss.triplet", "loss.harc", "initial", "teacher"),
 )
 # Settings that say where a run stands, not how it learns.
-NOT_PROTOCOL = ("seed", "deterministic", "channels_last", "initial", "teacher", "validation")
+NOT_PROTOCOL = ("seed", "deterministic", "channels_last", "validation")
 
 
 def paper_report(name: str, folder: Path = FOLDER) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _short(value: Any) -> str:
         return "(" + " ".join(str(part) for part in value) + ")"
     if isinstance(value, dict):
         return " ".join(f"{key}={part}" for key, part in value.items()) or "none"
-    return str(value)
+    return "none" if value is None else str(value)
 
 
 def _number(value: float | None) -> str:

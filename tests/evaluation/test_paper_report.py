@@ -75,6 +75,13 @@ def test_ours_are_the_numbers_of_the_record():
     assert cells(classes, name, row["name"])["recall"].startswith(f"{recall:.3f} (")
 
 
+def test_a_row_that_began_from_another_network_says_so():
+    notes = table(paper_report("sperm_madrnet", RECORDS), "hushem")["footnotes"]
+    begun = next(note for note in notes if note.startswith("resnet50_smids"))
+    assert "initial runs/smids_frame for none" in begun
+    assert not any("initial" in note for note in notes if note != begun)
+
+
 def test_counts_of_our_networks_stand_beside_the_papers():
     """FACTS: 2,244,616 exactly."""
     found = table(paper_report("embryo_msres"), "efficiency")
