@@ -1,8 +1,9 @@
 """``fertiray report paper NAME``: a paper's tables with ours beside them, and what differs.
 
-Ours are the rows of the results of record that name one of the paper's rows. Nothing here is typed:
-the paper's numbers come from :mod:`fertiray.papers.reported`, ours from the files, and a footnote
-lists what a row's recipe changes of the paper's.
+Ours are the rows of the results of record that name one of the paper's rows, and the cells of
+studies that do. Nothing here is typed: the paper's numbers come from
+:mod:`fertiray.papers.reported`, ours from the files, and a footnote lists what a row's recipe
+changes of the paper's.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ from fertiray import storage
 from fertiray.errors import InputError
 from fertiray.evaluation.intervals import wilson
 from fertiray.evaluation.results import FOLDER
+from fertiray.evaluation.rows_of_record import Record, rows_of_record
 from fertiray.evaluation.tables import interval, markdown
 from fertiray.models.describe import describe
 from fertiray.models.registry import MODELS
 from fertiray.papers import PAPERS
 from fertiray.papers.reported import REPORTED, Table
-
-Record = dict[str, Any]
 
 # Where a row of a paper's table and the recipe that makes it have different names.
 RECIPES = {"full": "effnet_cbam", "freeze": "cbam_freeze", "hybrid_loss": "madrnet"}
@@ -57,7 +57,7 @@ def paper_report(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """
     if name not in REPORTED:
         raise InputError(f"paper {name!r} is unknown; choose one of: {', '.join(REPORTED)}")
-    ours = list(_rows_of_record(folder))
+    ours = list(rows_of_record(folder))
     tables = [_table(name, key, table, ours) for key, table in REPORTED[name].items()]
     return {"paper": name, "citation": PAPERS[name].citation, "tables": tables}
 
@@ -102,15 +102,6 @@ def write(report: dict[str, Any], place: str) -> str:
     return place
 
 
-def _rows_of_record(folder: Path) -> Iterator[Record]:
-    """Every row of record that stands beside a row of a paper, with the name of its set."""
-    for place in sorted(folder.glob("*.json")):
-        rows = json.loads(place.read_text())["result"]
-        for row in rows.get("rows", []) if isinstance(rows, dict) else []:
-            if row.get("reported"):
-                yield {**row, "set": place.stem}
-
-
 def _table(paper: str, key: str, table: Table, ours: list[Record]) -> dict[str, Any]:
     notes = [f"The paper: {table.note}."] if table.note else []
     if table.images is not None:
@@ -129,7 +120,8 @@ def _table(paper: str, key: str, table: Table, ours: list[Record]) -> dict[str, 
             lines.append({"row": row, "whose": "this code", "cells": counted})
         target = f"{paper}/{beside}" if table.classes_of else f"{paper}/{beside}/{row}"
         for own in ours:
-            if own["reported"] != target:
+            # Of a study's cells the record has no classes.
+            if own["reported"] != target or (table.classes_of and "per_class" not in own["pooled"]):
                 continue
             if own["name"] not in marks:
                 notes.append(_differences(paper, target.rpartition("/")[2], own))
@@ -152,7 +144,7 @@ def _table(paper: str, key: str, table: Table, ours: list[Record]) -> dict[str, 
 
 def _class_cells(name: str, own: Record) -> dict[str, str]:
     """A class of one of our rows: all images, the recall with its 95% interval."""
-    (found,) = (line for line in own["result"]["pooled"]["per_class"] if line["class"] == name)
+    (found,) = (line for line in own["pooled"]["per_class"] if line["class"] == name)
     low, high = found["recall_ci"]
     cells = {metric: _number(found[metric]) for metric in ("precision", "recall", "f1")}
     cells["recall"] += f" ({low:.3f} to {high:.3f})"
@@ -179,15 +171,14 @@ def _paper_cells(values: dict[str, float], images: int | None) -> dict[str, str]
 
 def _own_cells(own: Record, theirs: dict[str, str]) -> dict[str, str]:
     """Ours in the paper's metrics: all images with 95% CI, accuracy also over folds."""
-    result, cells = own["result"], {}
-    pooled = result["pooled"]
+    cells, pooled = {}, own["pooled"]
     shown = dict.fromkeys((*theirs, "accuracy", "macro_f1", "roc_auc"))
     for metric in shown:
         if pooled.get(metric) is not None and metric in pooled["ci"]:
             cells[metric] = interval(pooled, metric)
-    mean, sd = result["mean"]["accuracy"], result["sd"]["accuracy"]
+    mean, sd = own["mean"]["accuracy"], own["sd"]["accuracy"]
     if sd is not None:
-        low, high = result["ci95"]["accuracy"]
+        low, high = own["ci95"]["accuracy"]
         cells["accuracy"] += f"; folds {mean:.3f} ± {sd:.3f} ({low:.3f} to {min(high, 1.0):.3f})"
     return cells
 
@@ -204,14 +195,15 @@ def _differences(paper: str, row: str, own: Record) -> str:
     """Where one of our rows departs from the paper's recipe, and how it was tested."""
     recipes = PAPERS[paper].models
     name = RECIPES.get(row, row)
-    text = f"{own['name']}: n = {own['result']['n']}, {len(own['result']['folds'])} folds of"
-    text += f" {own['set']}"
-    if own.get("note"):
+    text = f"{own['name']}: n = {own['n']}, {own['folds']} folds of {own['of']}"
+    if own["note"]:
         text += f"; {own['note']}"
-    if name in recipes:
+    if own["config"] is None:
+        text += "; its recipe is declared otherwise by now"
+    elif name in recipes:
         # Through JSON, as the record went: tuples are lists there.
         recipe = json.loads(json.dumps(dataclasses.asdict(recipes[name])))
-        changed = list(_changed(recipe, own["result"]["config"]))
+        changed = list(_changed(recipe, own["config"]))
         shown = [f"{key} {ours} for {theirs}" for key, ours, theirs in changed if key in TOLD]
         if changed:
             text += f"; differs from the paper's recipe in {', '.join(shown)}"

@@ -348,3 +348,14 @@ def reported(key: str) -> Row:
         choices = list(rows or tables or REPORTED)
         raise InputError(f"reported {key!r}: no such row; there are {', '.join(choices)}")
     return rows[row]
+
+
+def row_of_task(key: str, task: str) -> str:
+    """The key of a task's own row, where the paper has one; else the key as it is.
+
+    Args:
+        key: of a network's row, such as ``blastocyst_memebg/test/multi``.
+        task: such as ``EXP``.
+    """
+    paper, table, row = key.split("/", 2)
+    return f"{key}/{task}" if f"{row}/{task}" in REPORTED[paper][table].rows else key

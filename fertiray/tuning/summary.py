@@ -13,7 +13,7 @@ from fertiray import config
 from fertiray.errors import InputError
 from fertiray.evaluation.comparison import COMPARED, compare, fold_metrics
 from fertiray.evaluation.metrics import SCALARS, corrected_t, fold_summary
-from fertiray.papers.reported import REPORTED, Row
+from fertiray.papers.reported import REPORTED, Row, row_of_task
 from fertiray.training.config import TrainConfig
 from fertiray.tuning.cells import Cell
 from fertiray.tuning.trials import Trial
@@ -180,9 +180,8 @@ def _reported(cell: Cell, task: str) -> Row:
     """The paper's row: of the task, or of the cell where its key has no such row."""
     if cell.reported is None:
         return {}
-    paper, table, row = cell.reported.split("/", 2)
-    rows = REPORTED[paper][table].rows
-    return rows.get(f"{row}/{task}") or rows.get(row, {})
+    paper, table, row = row_of_task(cell.reported, task).split("/", 2)
+    return REPORTED[paper][table].rows.get(row, {})
 
 
 def _against(own: Done, first: Done, folds: int) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from fertiray.errors import InputError
 from fertiray.evaluation.paper_report import as_markdown, paper_report, write
-from fertiray.papers.reported import REPORTED
+from fertiray.papers.reported import REPORTED, row_of_task
 
 RECORDS = Path(__file__).parents[2] / "dashboards" / "results"
 
@@ -80,6 +80,56 @@ def test_a_row_that_began_from_another_network_says_so():
     begun = next(note for note in notes if note.startswith("resnet50_smids"))
     assert "initial runs/smids_frame for none" in begun
     assert not any("initial" in note for note in notes if note != begun)
+
+
+STUDY = RECORDS / "tune_sperm_effnet_cbam_hushem_lite0.json"
+
+
+def test_a_study_s_cells_stand_beside_the_paper_s_ablation():
+    found = table(paper_report("sperm_effnet_cbam", RECORDS), "hushem")
+    study = json.loads(STUDY.read_text())["result"]
+    beside = ("simple_cnn", "efficientnet_b0", "cbam", "freeze", "full")
+    for row, cell in zip(beside, study["cells"], strict=True):
+        own = cells(found, row, f"{cell['cell']} [")
+        part = cell["tasks"]["class"]
+        assert own["macro_f1"].startswith(f"{part['pooled']['macro_f1']:.3f} (")
+        accuracy = part["metrics"]["accuracy"]
+        assert f"; folds {accuracy['mean']:.3f} ± {accuracy['sd']:.3f} (" in own["accuracy"]
+    note = next(note for note in found["footnotes"] if note.startswith("+ CBAM: n = 216, 5 folds"))
+    assert "epochs 50 for 100, batch_size 16 for 32, frame head for as_is" in note
+    assert "model_args backbone=tf_efficientnet_lite0 for none" in note
+
+
+def test_a_recipe_that_is_no_longer_that_of_the_record_is_not_claimed(tmp_path):
+    content = json.loads(STUDY.read_text())
+    for trial in content["result"]["trials"]:
+        if trial["cell"] == "+ CBAM":
+            trial["config_digest"] = "another"
+    content["result"]["cells"][0]["settings"] = ["no_such_setting=1"]
+    (tmp_path / STUDY.name).write_text(json.dumps(content))
+    notes = table(paper_report("sperm_effnet_cbam", tmp_path), "hushem")["footnotes"]
+    by_name = {note.partition(":")[0]: note for note in notes}
+    for name in ("+ CBAM", "SimpleCNN"):
+        assert by_name[name].endswith("; its recipe is declared otherwise by now.")
+    assert "differs from the paper's recipe in" in by_name["+ freeze, unfreeze"]
+
+
+def test_several_tasks_stand_beside_their_own_rows(tmp_path):
+    """A row of a network for three grades is about the task that its key ends in."""
+    (row,) = (
+        row
+        for row in json.loads((RECORDS / "hushem.json").read_text())["result"]["rows"]
+        if row["name"] == "resnet50_frame"
+    )
+    part = {key: row["result"][key] for key in ("pooled", "mean", "sd", "ci95")}
+    other = {**part, "pooled": {**part["pooled"], "macro_f1": 0.123}}
+    row["result"]["tasks"] = {"EXP": part, "TE": other}
+    row["reported"] = "blastocyst_memebg/test/multi/TE"
+    (tmp_path / "grades.json").write_text(json.dumps({"result": {"rows": [row]}}))
+    found = table(paper_report("blastocyst_memebg", tmp_path), "test")
+    assert cells(found, "multi/TE", "resnet50_frame")["macro_f1"].startswith("0.123 (")
+    assert row_of_task("blastocyst_memebg/test/multi", "ICM").endswith("multi/ICM")
+    assert row_of_task("sperm_madrnet/hushem/madrnet", "class") == "sperm_madrnet/hushem/madrnet"
 
 
 def test_counts_of_our_networks_stand_beside_the_papers():
