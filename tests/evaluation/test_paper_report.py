@@ -76,10 +76,15 @@ def test_ours_are_the_numbers_of_the_record():
 
 
 def test_a_row_that_began_from_another_network_says_so():
+    rows = json.loads((RECORDS / "hushem.json").read_text())["result"]["rows"]
+    began = {row["name"]: row["result"]["config"]["initial"] for row in rows}
     notes = table(paper_report("sperm_madrnet", RECORDS), "hushem")["footnotes"]
-    begun = next(note for note in notes if note.startswith("resnet50_smids"))
-    assert "initial runs/smids_frame for none" in begun
-    assert not any("initial" in note for note in notes if note != begun)
+    told = {note.partition(":")[0]: note for note in notes if note.partition(":")[0] in began}
+    assert began["resnet50_smids"] == "runs/smids_frame"
+    assert {"resnet50_smids", "resnet50_frame"} <= set(told)
+    for name, note in told.items():
+        assert (f"initial {began[name]} for none" in note) == (began[name] is not None)
+        assert ("initial" in note) == (began[name] is not None)
 
 
 STUDY = RECORDS / "tune_sperm_effnet_cbam_hushem_lite0.json"
