@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fertiray.cli import main
+
 
 def fertiray(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -65,10 +67,21 @@ def test_doctor_finds_a_wrong_weights_folder(tmp_path):
         (["report", "/nowhere"], "/nowhere"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(arguments, message):
-    done = fertiray(*arguments)
+def test_a_mistake_is_one_line_and_exit_2(arguments, message, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fertiray"])
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_mistake_ends_the_process_with_2():
+    done = fertiray("train", "zona_vgg13", "--data", "d", "--out", "o", "--set", "epocs=3")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert done.stderr.startswith("fertiray: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
