@@ -57,7 +57,9 @@ def _crossval(row: Record, of: str) -> Record:
 
 
 def _cells(study: Record) -> Iterator[Record]:
-    """Cells of a study, task by task, whose folds all finished."""
+    """Cells of a study, task by task, whose folds all finished; a search has none."""
+    if "cells" not in study:
+        return
     declared = PAPERS[study["paper"]].grids.get(study["grid"])
     reported = {cell.name: cell.reported for cell in declared.cells} if declared else {}
     for cell in study["cells"]:

@@ -112,6 +112,8 @@ def test_a_recipe_that_is_no_longer_that_of_the_record_is_not_claimed(tmp_path):
             trial["config_digest"] = "another"
     content["result"]["cells"][0]["settings"] = ["no_such_setting=1"]
     (tmp_path / STUDY.name).write_text(json.dumps(content))
+    search = {"result": {"paper": "sperm_effnet_cbam", "search": "lite0", "trials": []}}
+    (tmp_path / "tune_sperm_effnet_cbam_lite0.json").write_text(json.dumps(search))
     notes = table(paper_report("sperm_effnet_cbam", tmp_path), "hushem")["footnotes"]
     by_name = {note.partition(":")[0]: note for note in notes}
     for name in ("+ CBAM", "SimpleCNN"):
