@@ -8,8 +8,6 @@ changes of the paper's.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from fertiray import storage
 from fertiray.errors import InputError
 from fertiray.evaluation.intervals import wilson
 from fertiray.evaluation.results import FOLDER
-from fertiray.evaluation.rows_of_record import Record, rows_of_record
+from fertiray.evaluation.rows_of_record import Record, as_recorded, rows_of_record
 from fertiray.evaluation.tables import interval, markdown
 from fertiray.models.describe import describe
 from fertiray.models.registry import MODELS
@@ -201,9 +199,7 @@ def _differences(paper: str, row: str, own: Record) -> str:
     if own["config"] is None:
         text += "; its recipe is declared otherwise by now"
     elif name in recipes:
-        # Through JSON, as the record went: tuples are lists there.
-        recipe = json.loads(json.dumps(dataclasses.asdict(recipes[name])))
-        changed = list(_changed(recipe, own["config"]))
+        changed = list(_changed(as_recorded(recipes[name]), own["config"]))
         shown = [f"{key} {ours} for {theirs}" for key, ours, theirs in changed if key in TOLD]
         if changed:
             text += f"; differs from the paper's recipe in {', '.join(shown)}"

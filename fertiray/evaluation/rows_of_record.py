@@ -12,6 +12,7 @@ from fertiray import config
 from fertiray.errors import InputError
 from fertiray.papers import PAPERS
 from fertiray.papers.reported import row_of_task
+from fertiray.training.config import TrainConfig
 
 Record = dict[str, Any]
 
@@ -95,5 +96,10 @@ def _recipe(study: Record, cell: Record) -> Record | None:
         return None
     if config.digest(found) != first["config_digest"]:
         return None
-    recipe: Record = json.loads(json.dumps(dataclasses.asdict(found)))
-    return recipe
+    return as_recorded(found)
+
+
+def as_recorded(recipe: TrainConfig) -> Record:
+    """A recipe as a record has it: through JSON, where tuples become lists."""
+    values: Record = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return values
