@@ -9,7 +9,9 @@ Shapes: N images, K classes, R resamples, B blocks of equal scores.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,27 +53,39 @@ def bootstrap(
     Returns:
         ``[low, high]``, or None where the metric is never defined or there is one group only.
     """
-    n = len(calls.labels)
+    none = np.empty((0, len(calls.labels)))
+    weights = chain([none], draws(len(calls.labels), groups, seed, resamples))
+    parts = [statistics(calls, chunk) for chunk in weights]
+    found: dict[str, list[float] | None] = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        values = values[np.isfinite(values)]
+        found[name] = np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
+    return found
+
+
+def draws(n: int, groups: ArrayLike | None, seed: int, resamples: int) -> Iterator[Floats]:
+    """How often each image counts in each resample, R x N, a chunk of the resamples at a time.
+
+    Args:
+        n: images.
+        groups: N values; whole groups are drawn, with replacement. None draws images. A single
+            group can be drawn in one way only: that is no knowledge, and nothing is yielded.
+        seed: of the draws.
+        resamples: how many there are in all chunks.
+    """
     own = np.arange(n) if groups is None else np.asarray(groups)
     place = np.unique(own, return_inverse=True)[1]
     count = int(place.max()) + 1
+    if count == 1:
+        return
     generator = np.random.default_rng(seed)
-    parts: dict[str, list[Floats]] = {}
     step = max(1, CHUNK // n)
     for first in range(0, resamples, step):
         rows = min(step, resamples - first)
         drawn = generator.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        for name, values in statistics(calls, times[:, place].astype(np.float64)).items():
-            parts.setdefault(name, []).append(values)
-    found: dict[str, list[float] | None] = {}
-    for name, pieces in parts.items():
-        values = np.concatenate(pieces)
-        values = values[np.isfinite(values)]
-        # A single group can be drawn in one way only: that is no knowledge.
-        usable = count > 1 and len(values) > 0
-        found[name] = [float(x) for x in np.percentile(values, [2.5, 97.5])] if usable else None
-    return found
+        yield times[:, place].astype(np.float64)
 
 
 def statistics(calls: Calls, weights: Floats) -> dict[str, Floats]:

@@ -5,7 +5,7 @@ Shapes: N images, K classes, R resamples, G points of the grid, B blocks of equa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from fertiray.evaluation.bootstrap import CHUNK, ranked
+from fertiray.evaluation.bootstrap import draws, ranked
 from fertiray.evaluation.figures.look import DOUBLE, GREY, INK, blank, colours, letter, look
 from fertiray.evaluation.roc import newcombe_auc
 
@@ -102,7 +102,7 @@ def curves(
         chosen = [1 if positive is None else list(classes).index(positive)]
     chosen = [k for k in chosen if 0 < np.mean(truth == k) < 1]
     whole = np.ones((1, len(truth)))
-    draws = list(_draws(len(truth), groups, seed, resamples))
+    resampled = list(draws(len(truth), groups, seed, resamples))
     roc: list[Curve] = []
     pr: list[Curve] = []
     measured, drawn = [], []
@@ -110,7 +110,7 @@ def curves(
         own = truth == k
         one = _reweighted(whole, scores[:, k], own)
         none = _Reweighted(*(part[:0] for part in one))
-        many = [none, *(_reweighted(weights, scores[:, k], own) for weights in draws)]
+        many = [none, *(_reweighted(weights, scores[:, k], own) for weights in resampled)]
         all_draws = _Reweighted(*(np.concatenate(parts) for parts in zip(*many, strict=True)))
         false, true, _ = roc_curve(own, scores[:, k])
         precision, recall, _ = precision_recall_curve(own, scores[:, k])
@@ -199,22 +199,6 @@ class _Reweighted(NamedTuple):
     precision: Floats
     auc: Floats
     average: Floats
-
-
-def _draws(n: int, groups: ArrayLike | None, seed: int, resamples: int) -> Iterator[Floats]:
-    """R x N, how often each image counts, a chunk of the resamples at a time."""
-    own = np.arange(n) if groups is None else np.asarray(groups)
-    place = np.unique(own, return_inverse=True)[1]
-    count = int(place.max()) + 1
-    if count == 1:  # it can be drawn in one way only: that is no knowledge
-        return
-    generator = np.random.default_rng(seed)
-    step = max(1, CHUNK // n)
-    for first in range(0, resamples, step):
-        rows = min(step, resamples - first)
-        drawn = generator.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        yield times[:, place].astype(np.float64)
 
 
 def _reweighted(weights: Floats, scores: Floats, positive: NDArray[np.bool_]) -> _Reweighted:
