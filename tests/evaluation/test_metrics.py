@@ -144,6 +144,16 @@ def test_groups_are_drawn_whole():
     assert "accuracy_grouped" not in once
 
 
+def test_one_group_says_nothing_of_others():
+    p, y = made_up(60, 3)
+    names = ["a", "b", "c"]
+    images = metrics.measure(p, y, names)["ci"]
+    one = metrics.measure(p, y, names, groups=np.zeros(60))["ci"]
+    for name in ("macro_precision", "macro_recall", "macro_f1", "roc_auc", "log_loss"):
+        assert images[name][0] < images[name][1]
+        assert one[name] is None
+
+
 def test_day_rule_of_the_embryo_set():
     """FACTS, 1: of 840 labelled images 22 of 560 D3 and 102 of 280 D5 are good."""
     days = ["D3"] * 560 + ["D5"] * 280
